@@ -1,0 +1,1 @@
+"""The built-in filters, one file each, written against the public interface (`vidcloud.filter`) alone."""

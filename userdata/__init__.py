@@ -1,0 +1,1 @@
+"""What a booted instance runs: the boot hook and the role scripts."""

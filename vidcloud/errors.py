@@ -1,0 +1,90 @@
+"""The error tree and the exit codes. Imports nothing.
+
+Libraries raise; only the command line's ``main`` catches `VidcloudError`, prints its one line and exits with its code.
+"""
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+class VidcloudError(Exception):
+    """The base of all that vidcloud raises on purpose. ``str()`` of it is one clear line that says what to do."""
+
+    exit_code = EXIT_FAILURE
+
+
+class UsageError(VidcloudError):
+    """What was asked for can't be done as asked: a bad option, no such file, an output that exists."""
+
+    exit_code = EXIT_USAGE
+
+
+class PluginError(UsageError):
+    """A filter that can't be found, loaded or configured, or whose file differs from its pinned SHA-256."""
+
+
+class MediaError(VidcloudError):
+    """A file that can't be read, decoded, encoded or written as media."""
+
+
+class InputError(MediaError):
+    """An input that is refused before any work starts: not a video, zero frames."""
+
+    exit_code = EXIT_USAGE
+
+
+class FilterError(VidcloudError):
+    """A filter raised on a frame.
+
+    Attributes:
+        filter_name: the filter as the user wrote it.
+        frame: index of the frame in the video, from 0.
+        time_s: the frame's presentation time in seconds.
+        detail: the last line of the traceback.
+        traceback: the whole traceback.
+    """
+
+    def __init__(self, filter_name: str, frame: int, time_s: float, detail: str, traceback: str = "") -> None:
+        super().__init__(f"filter {filter_name} failed on frame {frame} (at {time_s:.3f} s): {detail}")
+        self.filter_name = filter_name
+        self.frame = frame
+        self.time_s = time_s
+        self.detail = detail
+        self.traceback = traceback
+
+
+class ShareError(VidcloudError):
+    """The share can't be used: not writable, no hard links, or it stayed unreachable through all retries."""
+
+
+class LeaseLostError(VidcloudError):
+    """This node could not show that it is alive for half a lease: what it holds is no longer its own."""
+
+
+class StorageError(VidcloudError):
+    """A file or object can't be fetched or stored."""
+
+
+class CloudError(VidcloudError):
+    """A cloud refused or failed.
+
+    Attributes:
+        left_running: ids of instances that must still be terminated.
+    """
+
+    def __init__(self, message: str, left_running: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.left_running = left_running
+
+
+class JobFailedError(VidcloudError):
+    """The job ended without an output."""
+
+
+class JobCancelledError(JobFailedError):
+    """The job was cancelled."""
+
+
+class VerifyError(VidcloudError):
+    """An output is not what its proof says."""

@@ -1,0 +1,1 @@
+"""Video files: probe, decode, convert, encode, mux. Knows nothing of jobs or queues."""

@@ -1,0 +1,1 @@
+"""How pictures travel: one file a plane."""

@@ -1,0 +1,1 @@
+"""Claims, heartbeats, epochs and publishing on a shared directory. Knows nothing of video."""
