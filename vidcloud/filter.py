@@ -100,9 +100,10 @@ class Filter(ABC):
     """A pure function of frames.
 
     Subclasses are dataclasses whose fields are the parameters (`param`; types ``int``, ``float``, ``bool``, ``str``).
-    One instance serves one processor, is called for one frame at a time and in rising order within a chunk, and may keep
-    buffers between calls but no pictures: what it writes may depend only on ``window``, ``at`` and its parameters. It
-    must not change ``window``, nor keep references to it, and it should not start threads: chunks run in parallel already.
+    One instance serves one processor, is called for one frame at a time and in rising order within a chunk, and may
+    keep buffers between calls but no pictures: what it writes may depend only on ``window``, ``at`` and its parameters.
+    It must not change ``window``, nor keep references to it, and it should not start threads: chunks run in parallel
+    already.
     """
 
     formats: ClassVar[tuple[str, ...]] = ("bgr24",)
@@ -113,7 +114,7 @@ class Filter(ABC):
         """The neighbouring frames it needs; may depend on parameters."""
         return Halo()
 
-    def setup(self, spec: FrameSpec) -> None:
+    def setup(self, spec: FrameSpec) -> None:  # noqa: B027 - most filters have nothing to set up
         """Called once before the first frame: check parameters against the picture, build tables, allocate buffers.
 
         Raises:
@@ -142,20 +143,26 @@ class _FunctionFilter(Filter):
         kwargs = {f.name: getattr(self, f.name) for f in dataclasses.fields(typing.cast("Any", self))}
         if self.wants_at:
             kwargs["at"] = at
-        frame = window[0]
-        result = type(self).function(frame, **kwargs)
-        for got, want in zip(planes_of(result), planes_of(out), strict=True):
-            if not isinstance(got, np.ndarray) or got.shape != want.shape or got.dtype != want.dtype:
-                told = f"{got.shape} {got.dtype}" if isinstance(got, np.ndarray) else type(got).__name__
-                raise ValueError(f"returned {told}, must be an array {want.shape} {want.dtype}")
+        result = type(self).function(window[0], **kwargs)
+        parts = result if isinstance(result, tuple) else (result,)
+        wanted = planes_of(out)
+        if [_told(part) for part in parts] != [_told(want) for want in wanted]:
+            returned, must = (", ".join(map(_told, arrays)) or "nothing" for arrays in (parts, wanted))
+            raise ValueError(f"returned {returned}; must be {must}")
+        for got, want in zip(parts, wanted, strict=True):
             np.copyto(want, got)
+
+
+def _told(thing: object) -> str:
+    return f"array {thing.shape} {thing.dtype}" if isinstance(thing, np.ndarray) else type(thing).__name__
 
 
 def frame_filter(*, formats: Sequence[str] = ("bgr24",)) -> Callable[[Callable[..., Frame]], type[Filter]]:
     """Make a filter of a pure function of one frame.
 
-    The function takes the frame, then keyword-only parameters with defaults (plain or `param`); one named ``at`` gets the
-    frame's place (`At`). It returns a picture of the same shape and dtype, and must not write into its argument.
+    The function takes the frame, then keyword-only parameters with defaults (plain or `param`); one named ``at`` gets
+    the frame's place (`At`). It returns a picture of the same shape and dtype (three planes for planar YUV), and must
+    not write into its argument.
 
     Raises:
         TypeError: a parameter is not keyword-only or has no default or type.
@@ -169,14 +176,8 @@ def frame_filter(*, formats: Sequence[str] = ("bgr24",)) -> Callable[[Callable[.
             if name == "at":
                 wants_at = True
                 continue
-            if (
-                p.kind is not p.KEYWORD_ONLY
-                or p.default is p.empty
-                or not (name in hints or _plain(p.default))
-            ):
-                raise TypeError(
-                    f"{function.__name__}: parameter {name} must be keyword-only with a default and a type"
-                )
+            if p.kind is not p.KEYWORD_ONLY or p.default is p.empty or not (name in hints or _plain(p.default)):
+                raise TypeError(f"{function.__name__}: parameter {name} must be keyword-only with a default and a type")
             declared = isinstance(p.default, dataclasses.Field)
             kind = hints.get(name) or type(p.default)
             fields.append((name, kind, p.default if declared else param(p.default)))
@@ -225,9 +226,7 @@ class Parameter:
             try:
                 value = self.type(text)
             except ValueError:
-                raise ValueError(
-                    f"{self.name}={text}: must be {_NOUN.get(self.type, self.type.__name__)}"
-                ) from None
+                raise ValueError(f"{self.name}={text}: must be {_NOUN.get(self.type, self.type.__name__)}") from None
         self.check(value)
         return value
 
@@ -257,11 +256,12 @@ def parameters(cls: type[Filter]) -> tuple[Parameter, ...]:
         PluginError: the class is not a dataclass, or a parameter has no default or a type other than
             ``int``, ``float``, ``bool``, ``str``.
     """
-    if not dataclasses.is_dataclass(cls):
+    made: Any = cls
+    if not dataclasses.is_dataclass(made):
         raise PluginError(f"filter class {cls.__name__} must be a dataclass (put @dataclass above it)")
     hints = typing.get_type_hints(cls)
     found = []
-    for field in dataclasses.fields(cls):
+    for field in dataclasses.fields(made):
         if not field.init:
             continue
         kind = hints[field.name]
@@ -307,28 +307,28 @@ def configure(cls: type[Filter], values: Mapping[str, str], name: str) -> Filter
         raise PluginError(f"filter {name}: {e}") from e
     unknown = [f for f in cls.formats if f not in WORK_FORMATS]
     if unknown or not cls.formats:
-        raise PluginError(
-            f"filter {name} asks for pixel format {unknown}: there are {', '.join(WORK_FORMATS)}"
-        )
+        raise PluginError(f"filter {name} asks for pixel format {unknown}: there are {', '.join(WORK_FORMATS)}")
     return made
 
 
 def negotiate(native: PixelFormat, formats: Sequence[str]) -> PixelFormat:
     """Choose the format a filter works in for frames that come as ``native``.
 
-    Depth is kept before colour, and colour before subsampling; RGB never becomes YUV where the filter takes RGB. A 16-bit
-    format is not chosen for an 8-bit source where one of 8 bits is offered: it would cost twice and show the same. Among
-    equals the filter's own order decides.
+    RGB never becomes YUV where the filter takes RGB, not even for depth. Depth is kept before colour, and colour before
+    subsampling. A 16-bit format is not chosen for an 8-bit source where one of 8 bits is offered: it would cost twice
+    and show the same. Among equals the filter's own order decides.
     """
-    deep = native.bits > 8  # noqa: PLR2004
+    deep = native.bits > 8
+    keeps_rgb = native.family == "rgb" and any(pixel_format(f).family == "rgb" for f in formats)
 
     def loss(order: int) -> tuple[bool | int, ...]:
         fmt = pixel_format(formats[order])
         return (
-            deep and fmt.bits == 8,  # noqa: PLR2004
+            keeps_rgb and fmt.family != "rgb",
+            deep and fmt.bits == 8,
             native.family != "gray" and fmt.family == "gray",
             fmt.family == "yuv" and (native.family != "yuv" or fmt.log2_chroma != native.log2_chroma),
-            not deep and fmt.bits > 8,  # noqa: PLR2004
+            not deep and fmt.bits > 8,
             order,
         )
 
