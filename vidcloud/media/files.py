@@ -1,0 +1,69 @@
+"""Opening media files: names taken literally, FFmpeg's errors told in one line."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+
+from vidcloud.errors import InputError, MediaError
+
+# Demuxers that read other files than the one named, or that take text and pictures for video.
+_REFUSED = {
+    "adf": "text",
+    "bin": "text",
+    "concat": "a playlist",
+    "dash": "a playlist",
+    "hls": "a playlist",
+    "idf": "text",
+    "image2": "a still picture",
+    "sdp": "a playlist",
+    "tty": "text",
+    "xbin": "text",
+}
+
+
+def url(path: Path | str) -> str:
+    """The URL under which FFmpeg takes a file's name literally (``%d``, ``:``, leading dashes)."""
+    return f"file:{os.fspath(path)}"
+
+
+def reason(error: BaseException) -> str:
+    """What FFmpeg says, without errno and file name."""
+    return str(getattr(error, "strerror", None) or error).rstrip(".")
+
+
+def open_input(path: Path | str) -> Any:
+    """Open a media file for reading.
+
+    Returns:
+        An ``av.container.InputContainer``; close it.
+
+    Raises:
+        InputError: no such file, not a file, or nothing that FFmpeg takes for video or audio.
+        MediaError: it can't be read (permission, I/O).
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a directory, not a video")
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    if path.is_file() and path.stat().st_size == 0:
+        raise InputError(f"{path} is empty, not a video")
+    try:
+        container = av.open(
+            url(path),
+            container_options={"protocol_whitelist": "file,data,crypto"},
+            metadata_errors="surrogateescape",
+        )
+    except PermissionError as e:
+        raise MediaError(f"{path}: permission denied") from e
+    except (av.error.FFmpegError, ValueError, OSError) as e:
+        raise InputError(f"{path} is not a video that FFmpeg can read: {reason(e)}") from e
+    name = container.format.name
+    kind = _REFUSED.get(name) or ("a still picture" if name.endswith("_pipe") else None)
+    if kind:
+        container.close()
+        raise InputError(f"{path} is {kind}, not a video")
+    return container
