@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vidcloud.errors import FilterError, PluginError
+from vidcloud.errors import FilterError, PluginError, one_line
 from vidcloud.filter import At, Filter, FrameSpec, Halo, negotiate
 from vidcloud.pixels import Array, Frame, FrameBuffer, PixelFormat, planes_of
 
@@ -34,6 +34,9 @@ class Chain:
         target: the pixel format in which they are wanted.
         converter: makes conversions where formats differ.
 
+    Attributes:
+        kept: after a run with ``keep``: the frames a filter raised on, and why.
+
     Raises:
         PluginError: a filter refuses these frames.
     """
@@ -42,6 +45,7 @@ class Chain:
         self, stages: Sequence[Stage], source: FrameSpec, target: PixelFormat, converter: ConverterFactory
     ) -> None:
         self._stages = tuple(stages)
+        self.kept: list[tuple[int, str]] = []
         self._source = source
         self._specs: list[FrameSpec] = []
         spec = source
@@ -56,8 +60,7 @@ class Chain:
         target_spec = self._spec(target)
         steps = [source, *self._specs, target_spec]
         self._converts = [
-            None if a.format == b.format else converter(a, b)
-            for a, b in zip(steps[:-1], steps[1:], strict=True)
+            None if a.format == b.format else converter(a, b) for a, b in zip(steps[:-1], steps[1:], strict=True)
         ]
         # A stage's window holds references into the ring of buffers before it, so the ring is one longer.
         self._rings: list[list[FrameBuffer]] = []
@@ -99,6 +102,7 @@ class Chain:
         times: Sequence[float],
         *,
         keep: bool = False,
+        step: Callable[[int], None] = lambda _done: None,
     ) -> None:
         """Filter a run of frames.
 
@@ -110,18 +114,18 @@ class Chain:
             out_first: index in the video of ``out[0]``.
             times: presentation times of ``frames`` in seconds.
             keep: where a filter raises, pass the frame through it unchanged instead of failing.
+            step: called with the number of finished frames, after each.
 
         Raises:
             FilterError: a filter raised; names the filter and the frame.
         """
+        self.kept.clear()
         ranges = [range(out_first, out_first + len(out))]
         have = range(first, first + len(frames))
         for stage in reversed(self._stages):
             before, after = stage.filter.halo
             wanted = ranges[0]
-            ranges.insert(
-                0, range(max(have.start, wanted.start - before), min(have.stop, wanted.stop + after))
-            )
+            ranges.insert(0, range(max(have.start, wanted.start - before), min(have.stop, wanted.stop + after)))
 
         view = frames.view()
         view.flags.writeable = False
@@ -131,6 +135,7 @@ class Chain:
         if not self._stages:
             for i, j in enumerate(ranges[0]):
                 self._finish(view[j - first], out[i])
+                step(i + 1)
             return
         direct = self._converts[-1] is None
         for k in range(len(self._stages)):
@@ -139,11 +144,12 @@ class Chain:
             elif k and self._converts[k]:
                 shown = self._converted(k, self._flats(k - 1, shown))
             sink = out if direct and k == len(self._stages) - 1 else None
-            shown = self._filtered(k, shown, ranges[k], ranges[k + 1], times, first, sink, keep=keep)
+            shown = self._filtered(k, shown, ranges[k], ranges[k + 1], times, first, sink, ranges[-1], keep=keep)
         last = len(self._stages) - 1
         for i, _ in enumerate(shown):
             if not direct:
                 self._finish(self._rings[last][i % len(self._rings[last])].flat, out[i])
+            step(i + 1)
 
     def _flats(self, k: int, shown: Iterator[Frame]) -> Iterator[Array]:
         ring = self._rings[k]
@@ -167,6 +173,7 @@ class Chain:
         times: Sequence[float],
         first: int,
         sink: Array | None,
+        own: range,
         *,
         keep: bool,
     ) -> Iterator[Frame]:
@@ -177,9 +184,7 @@ class Chain:
             while (not recent or recent[-1][0] < i + after) and (not recent or recent[-1][0] + 1 < have.stop):
                 recent.append((recent[-1][0] + 1 if recent else have.start, next(shown)))
             by_index = dict(recent)
-            window = [
-                by_index[min(max(j, have.start), have.stop - 1)] for j in range(i - before, i + after + 1)
-            ]
+            window = [by_index[min(max(j, have.start), have.stop - 1)] for j in range(i - before, i + after + 1)]
             if sink is not None:
                 target, result = spec.format.view(sink[n], spec.width, spec.height), window[before]
             else:
@@ -189,9 +194,11 @@ class Chain:
             try:
                 stage.filter.apply(window, target, at)
             except Exception as e:
+                detail = one_line(e)
                 if not keep:
-                    detail = "".join(traceback.format_exception_only(e)).strip().splitlines()[-1]
                     raise FilterError(stage.name, i, at.time_s, detail, traceback.format_exc()) from e
+                if i in own:
+                    self.kept.append((i, f"{stage.name}: {detail}"))
                 for got, want in zip(planes_of(window[before]), planes_of(target), strict=True):
                     np.copyto(want, got)
             yield result

@@ -8,6 +8,17 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
 
+def one_line(error: BaseException, limit: int = 400) -> str:
+    """An exception as one line: its type and its message, with line breaks taken out (OpenCV's have many)."""
+    kind = type(error)
+    name = kind.__qualname__
+    if kind.__module__ != "builtins" and not kind.__module__.startswith("vidcloud"):
+        name = f"{kind.__module__}.{name}"
+    message = " ".join((error.msg if isinstance(error, SyntaxError) else str(error)).split())
+    text = f"{name}: {message}" if message else name
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
 class VidcloudError(Exception):
     """The base of all that vidcloud raises on purpose. ``str()`` of it is one clear line that says what to do."""
 
@@ -41,7 +52,7 @@ class FilterError(VidcloudError):
         filter_name: the filter as the user wrote it.
         frame: index of the frame in the video, from 0.
         time_s: the frame's presentation time in seconds.
-        detail: the last line of the traceback.
+        detail: the exception in one line.
         traceback: the whole traceback.
     """
 
