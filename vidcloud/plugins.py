@@ -31,7 +31,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from vidcloud.chain import Stage
-from vidcloud.errors import PluginError, ShareError
+from vidcloud.errors import PluginError, ShareError, one_line
 from vidcloud.filter import Filter, configure
 
 GROUP = "vidcloud.filters"
@@ -315,7 +315,7 @@ def _load_entry_point(entry: EntryPoint) -> type[Filter]:
         loaded = entry.load()
     except Exception as e:
         extra = f"; try: pip install '{_origin(entry)[0]}[{','.join(entry.extras)}]'" if entry.extras else ""
-        raise PluginError(f"filter {entry.name} of {origin} can't be imported: {_last_line(e)}{extra}") from e
+        raise PluginError(f"filter {entry.name} of {origin} can't be imported: {one_line(e)}{extra}") from e
     if not _is_filter(loaded):
         raise PluginError(f"filter {entry.name} of {origin}: {entry.value} is not a filter class")
     return loaded  # type: ignore[no-any-return]
@@ -397,7 +397,7 @@ def _module(path: Path, source: bytes, sha256: str, shown: str) -> ModuleType:
         hint = ""
         if isinstance(e, ModuleNotFoundError) and e.name and (path.parent / f"{e.name.split('.')[0]}.py").exists():
             hint = " (a file beside it is not copied to the nodes: put its code into the filter's file)"
-        raise PluginError(f"filter file {shown} can't be imported{where}: {_last_line(e)}{hint}") from e
+        raise PluginError(f"filter file {shown} can't be imported{where}: {one_line(e)}{hint}") from e
     return module
 
 
@@ -406,10 +406,6 @@ def _line(e: BaseException, path: Path) -> int | None:
         return e.lineno
     lines = [f.lineno for f in traceback.extract_tb(e.__traceback__) if f.filename == str(path)]
     return lines[-1] if lines else None
-
-
-def _last_line(e: BaseException) -> str:
-    return "".join(traceback.format_exception_only(e)).strip().splitlines()[-1]
 
 
 def _is_filter(thing: object) -> bool:
