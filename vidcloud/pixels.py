@@ -61,12 +61,12 @@ class PixelFormat:
     @cached_property
     def av_name(self) -> str:
         """The name FFmpeg knows it by on a little-endian machine."""
-        return self.name if self.bits == 8 else f"{self.name}le"  # noqa: PLR2004
+        return self.name if self.bits == 8 else f"{self.name}le"
 
     @cached_property
     def dtype(self) -> np.dtype[np.uint8] | np.dtype[np.uint16]:
         """``uint8`` or ``uint16``."""
-        return np.dtype(np.uint8) if self.bits == 8 else np.dtype(np.uint16)  # noqa: PLR2004
+        return np.dtype(np.uint8) if self.bits == 8 else np.dtype(np.uint16)
 
     def plane_shapes(self, width: int, height: int) -> tuple[tuple[int, ...], ...]:
         """Shapes of the planes of a frame, ``(h, w)`` or ``(h, w, channels)``; odd chroma sizes round up."""

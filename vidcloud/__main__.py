@@ -1,0 +1,5 @@
+"""``python -m vidcloud``."""
+
+from vidcloud.cli.main import main
+
+main()

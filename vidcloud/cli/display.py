@@ -1,0 +1,136 @@
+"""What a user sees of a running job: live bars in a terminal, one plain line at intervals elsewhere."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import click
+
+from vidcloud.status import Status
+
+_LINE_S = 5.0
+
+
+@contextlib.contextmanager
+def open_display(launcher: Any, *, quiet: bool = False, verbose: bool = False) -> Iterator[Callable[[Status], None]]:
+    """Something to call with each snapshot of a job.
+
+    Args:
+        launcher: the job's launcher, for the nodes' logs.
+        quiet: show nothing.
+        verbose: print what the nodes log, too.
+    """
+    logs = _Logs(launcher) if verbose else None
+    if quiet:
+        yield lambda status: logs.show(status) if logs else None
+        return
+    with _bars() if sys.stderr.isatty() else contextlib.nullcontext(_plain()) as display:
+
+        def show(status: Status) -> None:
+            if logs:
+                logs.show(status)
+            display(status)
+
+        yield show
+
+
+def line(status: Status, fps: float = 0.0) -> str:
+    """A job in one line."""
+    total = f"{status.total}" if status.exact else f"~{status.total}"
+    nodes = sum(n.alive for n in status.nodes if n.role == "processor")
+    told = (
+        f"{status.job} {status.state}: decoded {status.decoded}, filtered {status.filtered}, "
+        f"encoded {status.encoded} of {total}, {nodes} nodes"
+    )
+    if fps:
+        told += f", {fps:.1f} fps"
+    if status.takeovers:
+        told += f", {status.takeovers} takeovers"
+    return told
+
+
+class _Rate:
+    """Frames a second over the last seconds, smoothed."""
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[float, int]] = []
+
+    def __call__(self, frames: int) -> float:
+        now = time.monotonic()
+        self._seen = [(t, f) for t, f in self._seen if now - t < 10.0] + [(now, frames)]
+        (t0, f0), (t1, f1) = self._seen[0], self._seen[-1]
+        return (f1 - f0) / (t1 - t0) if t1 > t0 else 0.0
+
+
+def _plain() -> Callable[[Status], None]:
+    last, rate = 0.0, _Rate()
+    said = ""
+
+    def show(status: Status) -> None:
+        nonlocal last, said
+        fps, now = rate(status.encoded), time.monotonic()
+        if now - last < _LINE_S and not (status.ended and said):
+            return
+        last = now
+        text = line(status, fps)
+        if text != said:
+            click.echo(text, err=True)
+            said = text
+
+    return show
+
+
+@contextlib.contextmanager
+def _bars() -> Iterator[Callable[[Status], None]]:
+    from rich.console import Console, Group
+    from rich.live import Live
+    from rich.progress import BarColumn, Progress, TextColumn
+    from rich.text import Text
+
+    console = Console(stderr=True)
+    progress = Progress(
+        TextColumn("{task.description:>8}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.completed:.0f}/{task.fields[told]}"),
+        console=console,
+        expand=True,
+    )
+    tasks = {name: progress.add_task(name, total=None, told="?") for name in ("decoded", "filtered", "encoded")}
+    foot, rate = Text(), _Rate()
+
+    with Live(Group(progress, foot), console=console, refresh_per_second=8, transient=False) as live:
+
+        def show(status: Status) -> None:
+            total = f"{status.total}" if status.exact else f"~{status.total}"
+            for name, task in tasks.items():
+                done = getattr(status, name)
+                progress.update(task, completed=done, total=max(status.total, 1), told=total if status.total else "?")
+            fps = rate(status.encoded)
+            alive = sum(n.alive for n in status.nodes if n.role == "processor")
+            parts = [status.job, status.state, f"{fps:.1f} fps", f"{alive} nodes", f"{status.takeovers} takeovers"]
+            if fps > 0 and status.total and not status.ended:
+                left = max(0, status.total - status.encoded) / fps
+                parts.insert(3, f"ETA {int(left) // 60}:{int(left) % 60:02d}")
+            foot.plain = "  ".join(parts)
+            if status.ended:
+                live.refresh()
+
+        yield show
+
+
+class _Logs:
+    """Prints what nodes log, each line once."""
+
+    def __init__(self, launcher: Any) -> None:
+        self._launcher = launcher
+        self._read: dict[str, int] = {}
+
+    def show(self, _status: Status) -> None:
+        for node, text in self._launcher.logs(None):
+            start = self._read.get(node, 0)
+            whole = text.rfind("\n") + 1
+            for logged in text[start:whole].splitlines():
+                click.echo(f"{node}: {logged}", err=True)
+            self._read[node] = max(start, whole)

@@ -1,0 +1,40 @@
+"""Options that several commands share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from vidcloud.errors import UsageError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def share_option(command: F) -> F:
+    """``--share``."""
+    return click.option(
+        "--share",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Directory that all nodes see.  [default: $VIDCLOUD_SHARE or ~/.local/state/vidcloud]",
+    )(command)
+
+
+def json_option(command: F) -> F:
+    """``--json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")(command)
+
+
+def key_values(pairs: tuple[str, ...], option: str) -> dict[str, str]:
+    """``k=v`` pairs as a dictionary.
+
+    Raises:
+        UsageError: one has no ``=``.
+    """
+    found = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            raise UsageError(f"{option} {pair}: must be key=value")
+        found[key] = value
+    return found

@@ -1,0 +1,383 @@
+"""The collector's role: prepare units, accept results in order, assemble, store, end.
+
+It knows the life of a job and nothing of pixels. Three threads, so that decoding, filtering and encoding overlap: one
+prepares units as far as the window allows, one assembles results in order, and this one keeps the ledger.
+"""
+
+import contextlib
+import logging
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+from vidcloud import log, planes, proof, storage
+from vidcloud.errors import JobCancelledError, ShareError, VidcloudError
+from vidcloud.job import JobDirectory, JobSpec
+from vidcloud.media.audio import audio_hashes
+from vidcloud.media.probe import VideoInfo, probe
+from vidcloud.planes.base import Assembly, CollectorPlane, Prepared
+from vidcloud.queue.directory import SystemClock
+from vidcloud.queue.ledger import Ledger, Result
+from vidcloud.queue.records import this_process
+
+_POLL_S = (0.005, 0.1)
+"""The first and the longest pause of a collector to which nothing happens."""
+_PROGRESS_S = 0.25
+_WINDOW_MIN, _WINDOW_A_NODE = 8, 4
+"""The automatic window, in chunks: enough that no node waits, and little enough for a laptop's disk."""
+_NO_NODES_S = 300.0
+"""A job without a living processor for this long fails: nobody will come."""
+
+event = log.events("collector")
+
+
+class _Stopped(BaseException):
+    """SIGTERM arrived: stop, and leave the job to be resumed."""
+
+
+class Collector:
+    """One run of the collector's role.
+
+    Args:
+        job: the job's directory.
+        node: the instance's id.
+    """
+
+    def __init__(self, job: JobDirectory, node: str) -> None:
+        self._job, self._spec, self._node = job, job.spec(), node
+        self._clock = SystemClock()
+        self._directory = job.directory
+        self._ledger = Ledger(
+            self._directory,
+            self._clock,
+            this_process(node, "127.0.0.1"),
+            lease_s=self._spec.lease_s,
+            stall_s=self._spec.stall_s,
+            keep=self._spec.on_error == "keep",
+            event=event,
+        )
+        self._prepared: queue.SimpleQueue[Prepared | None] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[tuple[int, Path] | None] = queue.SimpleQueue()
+        self._waiting: dict[int, Path] = {}
+        self._next = 0
+        self._paths: dict[int, Path] = {}
+        self._late: dict[int, str] = {}
+        self._retired = 0
+        self._assembled = 0
+        self._frames_of: dict[int, int] = {}
+        self._filtered = 0
+        self._differ: list[str] = []
+        self._moved = threading.Condition()
+        self._stopping = False
+        self._failure: BaseException | None = None
+        self._began = time.time()
+        self._ledger_opened = False
+
+    def run(self) -> dict[str, Any]:
+        """Bring the job to its end.
+
+        Returns:
+            The job's result as written to the share.
+
+        Raises:
+            ShareError: another collector is at work, or the share failed.
+        """
+        signal.signal(signal.SIGTERM, _stop)
+        if (result := self._job.result()) is not None:
+            return result
+        staged: Path | None = None
+        how: Literal["done", "failed", "cancelled"] = "failed"
+        try:
+            source = self._fetch()
+            plane = planes.open_collector(self._spec, self._job, source, info := probe(str(source)))
+            self._open(plane)
+            staged = storage.staging(self._spec.output, self._job.scratch, self._spec.id)
+            assembly = self._collect(plane, staged)
+            self._store(plane, info, source, staged, assembly)
+            report = [*assembly.report, *self._differ]
+            result, how = self._result("done", frames=assembly.frames, report=report), "done"
+        except JobCancelledError as e:
+            result, how = self._result("cancelled", error=str(e)), "cancelled"
+        except VidcloudError as e:
+            result = self._result("failed", error=str(e), exit_code=e.exit_code)
+            event("failed", error=str(e), level=logging.ERROR)
+            logging.getLogger("vidcloud.collector").debug("traceback", exc_info=e)
+        except (OSError, MemoryError) as e:
+            result = self._result("failed", error=f"{type(e).__name__}: {e}")
+            logging.getLogger("vidcloud.collector").exception("failed")
+        finally:
+            self._halt()
+            if staged is not None:
+                with contextlib.suppress(OSError):
+                    staged.unlink(missing_ok=True)
+        if how == "failed" and self._ledger_opened and not self._ledger.still_mine():
+            raise ShareError("another collector has taken this job over")
+        self._job.write_result(result)
+        if self._ledger_opened:
+            with contextlib.suppress(OSError, VidcloudError):
+                self._ledger.end(how)
+        event("ended", state=result["state"])
+        return result
+
+    def _fetch(self) -> Path:
+        path = storage.get(self._spec.input, self._job.scratch / storage.name_of(self._spec.input))
+        event("input", url=self._spec.input)
+        return path
+
+    def _open(self, plane: CollectorPlane) -> None:
+        self._next = self._retired = self._assembled = plane.durable_units
+        self._filtered = plane.durable_units * self._spec.chunk
+        self._ledger.open(first=plane.durable_units)
+        self._ledger_opened = True
+        self._drop_damaged(plane)
+        self._job.write_stream(plane.describe() | {"plane": self._spec.plane})
+        event("opened", job=self._job.id, plane=self._spec.plane, resumed_at=plane.encoded, units=plane.durable_units)
+
+    def _drop_damaged(self, plane: CollectorPlane) -> None:
+        """After a crash of the machine a result may be cut short: it is as if it had not been made."""
+        for name in self._directory.names("chunks/done"):
+            path = self._directory.path(f"chunks/done/{name}")
+            try:
+                plane.digest(path)
+            except (ShareError, ValueError):
+                event("damaged_result", name=name)
+                path.unlink(missing_ok=True)
+
+    # -- the three threads ---------------------------------------------------------------------------------------------
+
+    def _collect(self, plane: CollectorPlane, staged: Path) -> Assembly:
+        for target in (self._prepare, self._assemble):
+            threading.Thread(target=self._guard, args=(target, plane), name=target.__name__, daemon=True).start()
+        pause, last_progress, alive_at = _POLL_S[0], 0.0, self._clock.monotonic()
+        done = False
+        while not done:
+            busy = self._take_prepared()
+            for result in self._ledger.poll():
+                busy = True
+                self._take_result(plane, result)
+            done = self._ledger.complete and self._assembled >= self._next
+            self._retire(plane)
+            self._raise_failure()
+            now = self._clock.monotonic()
+            if now - last_progress > _PROGRESS_S:
+                last_progress = now
+                self._tell(plane)
+                if self._job.cancelled:
+                    raise JobCancelledError("cancelled")
+                if not self._ledger.still_mine():
+                    raise ShareError("another collector has taken this job over")
+            if self._ledger.alive:
+                alive_at = now
+            elif now - alive_at > _NO_NODES_S:
+                raise ShareError(
+                    f"no processor was alive for {_NO_NODES_S:.0f} s; see the logs, then `vidcloud resume {self._job.id}`"
+                )
+            if not done:
+                pause = _POLL_S[0] if busy else min(pause * 1.5, _POLL_S[1])
+                self._clock.sleep(pause)
+        return self._join(plane, staged)
+
+    def _join(self, plane: CollectorPlane, staged: Path) -> Assembly:
+        """Finish the output in a thread of its own, while the ledger goes on telling that the collector lives."""
+        outcome: list[Assembly] = []
+        thread = threading.Thread(
+            target=self._guard, args=(lambda p: outcome.append(p.finish(staged)), plane), name="join", daemon=True
+        )
+        thread.start()
+        while thread.is_alive():
+            thread.join(0.05)
+            self._ledger.publish()
+            if self._job.cancelled:
+                raise JobCancelledError("cancelled")
+        self._raise_failure()
+        self._tell(plane)
+        return outcome[0]
+
+    def _guard(self, target: Any, plane: CollectorPlane) -> None:
+        try:
+            target(plane)
+        except BaseException as e:  # noqa: BLE001 - carried to the main thread
+            if not isinstance(e, VidcloudError):
+                logging.getLogger("vidcloud.collector").exception("thread failed")
+            self._failure = self._failure or e
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            if isinstance(self._failure, (VidcloudError, OSError, MemoryError)):
+                raise self._failure
+            raise VidcloudError(f"{type(self._failure).__name__}: {self._failure}") from self._failure
+
+    def _prepare(self, plane: CollectorPlane) -> None:
+        have = {e for n in self._directory.names("chunks/done") if (e := int(n.split(".")[0])) >= self._retired}
+        resumed = self._retired
+        for prepared in plane.prepare(self._gate, lambda unit: unit < resumed or unit in have):
+            self._prepared.put(prepared)
+        self._prepared.put(None)
+
+    def _gate(self, unit: int) -> bool:
+        """Let the decoder go no further than the window ahead of the encoder: that bounds the pixels on the share."""
+        with self._moved:
+            # The time-out is for the automatic window, which grows when nodes join.
+            while not (self._stopping or unit < self._assembled + self._window()):
+                self._moved.wait(0.25)
+            return not self._stopping
+
+    def _window(self) -> int:
+        return self._spec.window or max(_WINDOW_MIN, _WINDOW_A_NODE * self._ledger.alive)
+
+    def _assemble(self, plane: CollectorPlane) -> None:
+        while (item := self._results.get()) is not None:
+            unit, path = item
+            plane.assemble(unit, path)
+            with self._moved:
+                self._assembled = unit + 1
+                self._moved.notify_all()
+
+    # -- the ledger's thread -------------------------------------------------------------------------------------------
+
+    def _take_prepared(self) -> bool:
+        busy = False
+        with contextlib.suppress(queue.Empty):
+            while True:
+                prepared = self._prepared.get_nowait()
+                busy = True
+                if prepared is None:
+                    self._ledger.close(self._ledger.offered)
+                    return True
+                self._frames_of[prepared.unit] = prepared.frames
+                self._ledger.offer(prepared.unit)
+        return busy
+
+    def _take_result(self, plane: CollectorPlane, result: Result) -> None:
+        if not result.accepted:
+            self._take_late(plane, result)
+            return
+        event("accepted", unit=result.unit, epoch=result.epoch, level=logging.DEBUG)
+        self._filtered += self._frames_of.pop(result.unit, self._spec.chunk)
+        self._waiting[result.unit] = self._paths[result.unit] = result.path
+        if result.unit in self._late:
+            self._compare(result.unit, self._late.pop(result.unit), plane)
+        while self._next in self._waiting:
+            self._results.put((self._next, self._waiting.pop(self._next)))
+            self._next += 1
+
+    def _take_late(self, plane: CollectorPlane, result: Result) -> None:
+        """A result under an old epoch counts for nothing; but it must be like the one that counts."""
+        with contextlib.suppress(FileNotFoundError, ShareError):
+            digest = plane.digest(result.path)
+            if result.unit in self._paths:
+                self._compare(result.unit, digest, plane)
+            else:
+                self._late[result.unit] = digest
+        result.path.unlink(missing_ok=True)
+
+    def _compare(self, unit: int, late: str, plane: CollectorPlane) -> None:
+        if late != plane.digest(self._paths[unit]):
+            self._differ.append(
+                f"unit {unit}: two nodes made different pixels; the filter is not deterministic or a node is bad"
+            )
+            event("results_differ", unit=unit, level=logging.WARNING)
+
+    def _retire(self, plane: CollectorPlane) -> None:
+        """Remove what is safe in the encoded parts. The last unit stays: its number tells a resumed collector the end."""
+        last = self._ledger.offered - 1
+        while self._retired < min(plane.durable_units, self._assembled, last):
+            self._ledger.retire(self._retired)
+            self._paths.pop(self._retired, None)
+            self._retired += 1
+
+    def _tell(self, plane: CollectorPlane) -> None:
+        frames = {
+            "total": plane.decoded if self._ledger.closed else max(plane.estimate, plane.decoded),
+            "exact": self._ledger.closed,
+            "decoded": plane.decoded,
+            "filtered": self._filtered,
+            "encoded": plane.encoded,
+        }
+        nodes = [
+            {"id": name, "address": n.ticket.address, "pid": n.ticket.pid, "alive": n.alive, "chunks": n.beat.chunks}
+            for name, n in sorted(self._ledger.nodes.items())
+        ]
+        self._job.write_progress(
+            {
+                "version": 1,
+                "plane": self._spec.plane,
+                "frames": frames,
+                "takeovers": self._ledger.takeovers,
+                "nodes": nodes,
+                "began": self._began,
+                "told": time.time(),
+                "collector": {"id": self._node, "pid": os.getpid(), "address": "127.0.0.1"},
+            }
+        )
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def _store(self, plane: CollectorPlane, info: VideoInfo, source: Path, staged: Path, assembly: Assembly) -> None:
+        """Put the proof and the output under their final names; the output last, for it says that all is there."""
+        if self._spec.proof:
+            proof_url = proof.proof_path(self._spec.output)
+            staged_proof = storage.staging(proof_url, self._job.scratch, self._spec.id)
+            record = {
+                "job": _public(self._spec),
+                "stream": plane.describe(),
+                "audio": audio_hashes(staged),
+                "input_audio": audio_hashes(source),
+                "report": assembly.report,
+                "time_base": str(info.time_base),
+            }
+            try:
+                proof.write(staged_proof, record, self._proof_frames(plane))
+                storage.put(staged_proof, proof_url, force=True)
+            finally:
+                staged_proof.unlink(missing_ok=True)
+        storage.put(staged, self._spec.output, force=self._spec.force)
+
+    def _proof_frames(self, plane: CollectorPlane) -> Iterator[proof.Entry]:
+        return plane.proof_frames()
+
+    def _result(self, state: str, **fields: Any) -> dict[str, Any]:
+        return {
+            "version": 1,
+            "state": state,
+            "output": self._spec.output,
+            "seconds": round(time.time() - self._began, 3),
+            "takeovers": self._ledger.takeovers,
+            "plane": self._spec.plane,
+            **fields,
+        }
+
+    def _halt(self) -> None:
+        with self._moved:
+            self._stopping = True
+            self._moved.notify_all()
+        self._results.put(None)
+
+
+def _public(spec: JobSpec) -> dict[str, Any]:
+    """The spec as the proof shows it: what makes the picture, and nothing of where it was made."""
+    record = spec.to_json()
+    return {k: record[k] for k in ("id", "input", "filters", "encode", "plane", "chunk", "on_error", "on_damage")}
+
+
+def run_collector(job: JobDirectory, node: str) -> dict[str, Any]:
+    """Be a job's collector until it ends, or SIGTERM asks to leave it to another.
+
+    Raises:
+        ShareError: another collector is at work, or the share failed.
+    """
+    try:
+        return Collector(job, node).run()
+    except _Stopped:
+        event("stopped", level=logging.WARNING)
+        return {"state": "stopped"}
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    raise _Stopped

@@ -1,0 +1,239 @@
+"""What a job is: its spec, immutable once written, and its directory on the share.
+
+State is never stored: it follows from which files exist.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from vidcloud.errors import ShareError, UsageError
+from vidcloud.queue.directory import ShareDirectory
+
+VERSION = 1
+State = Literal["starting", "running", "done", "failed", "cancelled"]
+
+_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """One input video, one filter chain, one output. Written once, read by all nodes.
+
+    Attributes:
+        id: names the job and its directory.
+        created: seconds since 1970, UTC.
+        input: URL of the video; ``file`` paths are absolute.
+        output: URL of the result.
+        filters: `vidcloud.plugins.FilterRef` records in the order of the chain.
+        encode: an `vidcloud.media.encode.EncodeSettings` record.
+        plane: how pictures travel.
+        chunk: frames a chunk.
+        window: chunks that may be ahead of the encoder; 0: a few a living node.
+        lease_s: seconds of silence after which a node is taken for dead.
+        stall_s: seconds without a finished frame after which a chunk is taken from a node that still beats.
+        dead_man_s: seconds without a sign of the collector after which a processor ends itself.
+        on_error: ``fail`` the job when a filter raises on several nodes, or ``keep`` the unfiltered frame.
+        on_damage: ``fail`` on a damaged or truncated input, or ``conceal`` what is missing.
+        force: replace an output that exists.
+        proof: leave a proof beside the output.
+    """
+
+    id: str
+    created: float
+    input: str
+    output: str
+    filters: tuple[dict[str, Any], ...]
+    encode: dict[str, Any]
+    plane: str = "frames"
+    chunk: int = 20
+    window: int = 0
+    lease_s: float = 10.0
+    stall_s: float = 600.0
+    dead_man_s: float = 120.0
+    on_error: str = "fail"
+    on_damage: str = "fail"
+    force: bool = False
+    proof: bool = True
+    version: int = field(default=VERSION)
+
+    def to_json(self) -> dict[str, Any]:
+        """As written to the share and into the proof."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "JobSpec":
+        """As read; unknown keys are ignored.
+
+        Raises:
+            ShareError: a newer version than this program knows.
+        """
+        if record.get("version", 0) > VERSION:
+            raise ShareError(f"the job was written by a newer vidcloud (version {record['version']}): update this one")
+        known = {f.name for f in dataclasses.fields(cls)}
+        return cls(**{k: tuple(v) if k == "filters" else v for k, v in record.items() if k in known})
+
+
+class JobDirectory:
+    """A job's directory on the share.
+
+    Args:
+        root: ``<share>/jobs/<id>``.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.id = root.name
+        self.plugins = root / "plugins"
+        self.parts = root / "parts"
+        self.instances = root / "instances"
+        self.logs = root / "logs"
+        self.scratch = root / "scratch"
+
+    @property
+    def directory(self) -> ShareDirectory:
+        """The directory as the queue sees it."""
+        return ShareDirectory(self.root)
+
+    # -- records that are written once ---------------------------------------------------------------------------------
+
+    def spec(self) -> JobSpec:
+        """The job's spec.
+
+        Raises:
+            UsageError: there is no such job.
+        """
+        record = self._read("spec.json")
+        if record is None:
+            raise UsageError(f"no job in {self.root}: see `vidcloud jobs`")
+        return JobSpec.from_json(record)
+
+    def stream(self) -> dict[str, Any] | None:
+        """What the collector found out of the input and decided for all; None before that."""
+        return self._read("stream.json")
+
+    def write_stream(self, record: dict[str, Any]) -> None:
+        """Tell the processors what the frames are."""
+        self._write("stream.json", record)
+
+    def result(self) -> dict[str, Any] | None:
+        """How the job ended; None while it runs."""
+        return self._read("result.json")
+
+    def write_result(self, record: dict[str, Any]) -> None:
+        """Say how the job ended."""
+        self._write("result.json", record)
+
+    def progress(self) -> dict[str, Any]:
+        """What the collector last said of frames and nodes; empty before it said anything."""
+        return self._read("progress.json") or {}
+
+    def write_progress(self, record: dict[str, Any]) -> None:
+        """Say how far the job is."""
+        self._write("progress.json", record)
+
+    def nodes(self) -> int:
+        """How many processors the user wants."""
+        return int((self._read("nodes.json") or {"nodes": 0})["nodes"])
+
+    def write_nodes(self, nodes: int) -> None:
+        """Set how many processors there should be."""
+        self._write("nodes.json", {"nodes": nodes})
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody asked to cancel the job."""
+        return (self.root / "cancel").exists()
+
+    def cancel(self) -> None:
+        """Ask the job's nodes to stop."""
+        (self.root / "cancel").touch()
+
+    def reopen(self) -> None:
+        """Forget how the job ended, so that it can go on."""
+        with contextlib.suppress(FileNotFoundError):
+            (self.root / "result.json").unlink()
+
+    def state(self) -> State:
+        """The state, from which files exist."""
+        result = self.result()
+        if result is not None:
+            return result["state"]  # type: ignore[no-any-return]
+        return "running" if (self.root / "progress.json").exists() else "starting"
+
+    def sweep(self) -> None:
+        """Remove all pixels and queue files of an ended job; spec, result, logs stay for a look."""
+        for name in ("chunks", "claims", "notes", "workers", "collectors", "parts", "scratch"):
+            shutil.rmtree(self.root / name, ignore_errors=True)
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        try:
+            return dict(json.loads(self.directory.read(name)))
+        except FileNotFoundError:
+            return None
+
+    def _write(self, name: str, record: dict[str, Any]) -> None:
+        self.directory.replace(name, json.dumps(record, indent=1).encode())
+
+
+def default_share() -> Path:
+    """The laptop's share: ``$VIDCLOUD_SHARE``, or a folder in the user's state directory."""
+    if told := os.environ.get("VIDCLOUD_SHARE"):
+        return Path(told)
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "vidcloud"
+
+
+def new_id() -> str:
+    """A new job id: the day and a random part."""
+    return f"{time.strftime('%y%m%d', time.gmtime())}-{secrets.token_hex(3)}"
+
+
+def create(share: Path, spec: JobSpec) -> JobDirectory:
+    """Make a job's directory with its spec in it.
+
+    Raises:
+        UsageError: a bad id, or one that exists.
+        ShareError: the share is not writable.
+    """
+    if not _ID.fullmatch(spec.id):
+        raise UsageError(f"job id {spec.id!r}: use small letters, digits and dashes, 63 at most")
+    job = JobDirectory(share.absolute() / "jobs" / spec.id)
+    try:
+        job.root.parent.mkdir(parents=True, exist_ok=True)
+        job.root.mkdir()
+        for folder in (job.plugins, job.parts, job.instances, job.logs, job.scratch):
+            folder.mkdir()
+    except FileExistsError:
+        raise UsageError(f"job {spec.id} exists in {share}: choose another --job-id") from None
+    except OSError as e:
+        raise ShareError(f"can't write to the share {share}: {e.strerror}; use another --share") from e
+    job.directory.replace("spec.json", json.dumps(spec.to_json(), indent=1).encode())
+    return job
+
+
+def find(name: str, share: Path) -> JobDirectory:
+    """A job by its id, or by the path of its directory.
+
+    Raises:
+        UsageError: there is none.
+    """
+    by_path = Path(name)
+    job = JobDirectory(by_path.absolute() if "/" in name else share.absolute() / "jobs" / name)
+    if not (job.root / "spec.json").exists():
+        raise UsageError(f"no job {name} in {share}: see `vidcloud jobs`, or give --share")
+    return job
+
+
+def all_jobs(share: Path) -> list[JobDirectory]:
+    """All jobs on a share, the newest last."""
+    found = [JobDirectory(p.parent) for p in (share.absolute() / "jobs").glob("*/spec.json")]
+    return sorted(found, key=lambda j: (j.root / "spec.json").stat().st_mtime)

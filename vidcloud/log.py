@@ -1,0 +1,36 @@
+"""Log lines: a time, a level, an event's name, its fields. `ARCHITECTURE.md` lists the events."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+
+def setup(*, verbose: bool = False) -> None:
+    """Send this process's log to standard error, one line an event, times in UTC."""
+    handler = logging.StreamHandler(sys.stderr)
+    formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+    formatter.converter = __import__("time").gmtime
+    handler.setFormatter(formatter)
+    root = logging.getLogger("vidcloud")
+    root.handlers[:] = [handler]
+    root.setLevel(logging.DEBUG if verbose else logging.INFO)
+    root.propagate = False
+
+
+def events(name: str) -> Callable[..., None]:
+    """A function that logs an event with fields: ``event("takeover", unit=3)`` gives ``takeover unit=3``."""
+    logger = logging.getLogger(f"vidcloud.{name}")
+
+    def event(kind: str, *, level: int = logging.INFO, **fields: Any) -> None:
+        told = " ".join(f"{k}={v if _bare(v) else json.dumps(v, default=str)}" for k, v in fields.items())
+        logger.log(level, "%s", f"{kind} {told}".strip())
+
+    return event
+
+
+def _bare(value: object) -> bool:
+    return isinstance(value, (int, float)) or (
+        isinstance(value, str) and value != "" and value.isprintable() and " " not in value
+    )

@@ -1,0 +1,453 @@
+"""The collector's side of the queue: offer units, accept one result of each, give away what dead nodes held.
+
+The ledger is the only one that accepts, and it accepts a result only under the unit's current epoch. It raises the epoch
+when a claim's owner shows no sign of life for a lease on the collector's own clock, when a worker reports a failure, or
+when one gives a unit back. From then on whatever the old owner publishes counts for nothing.
+"""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from vidcloud.errors import JobFailedError, ShareError
+from vidcloud.queue import records
+from vidcloud.queue.directory import Clock, Directory
+from vidcloud.queue.records import Beat, Frontier, Retake, Ticket
+
+_PUBLISH_S = 0.02
+"""The frontier is not written more often than this."""
+_BEAT_S = 1.0
+"""… nor less often."""
+_LOOKS_A_LEASE = 20
+"""How often heartbeats are read in a lease."""
+_LOOK_S = 0.5
+"""… but at least this often, so that a process that died on this very host is noticed soon."""
+_FALSE_DEATH_GROWTH = 2.0
+_LEASE_MAX_FACTOR = 16.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """A published result.
+
+    Attributes:
+        unit: the unit's number.
+        epoch: of the claim it was made under.
+        path: the file.
+        accepted: True for the one that counts; False for one under an old epoch.
+    """
+
+    unit: int
+    epoch: int
+    path: Path
+    accepted: bool
+
+
+@dataclass
+class Node:
+    """A worker as the collector sees it.
+
+    Attributes:
+        ticket: who it is.
+        beat: its last heartbeat.
+        changed: when that changed, on the collector's clock.
+        moved: when its unit or steps changed last.
+        alive: False once it is taken for dead or has left.
+    """
+
+    ticket: Ticket
+    beat: Beat
+    changed: float
+    moved: float
+    alive: bool = True
+
+
+@dataclass
+class _Unit:
+    """What the ledger knows of a unit that is not accepted."""
+
+    epoch: int = 1
+    owner: str = ""
+    claimed_at: float = 0.0
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    deaths: int = 0
+    retake: Retake | None = None
+
+
+class Ledger:
+    """The queue as the collector keeps it.
+
+    Args:
+        directory: the job's directory.
+        clock: the collector's clock.
+        ticket: who the collector is.
+        lease_s: seconds without a change of its heartbeat after which a worker is taken for dead.
+        stall_s: seconds without progress within a unit after which the unit is taken from a worker that still beats.
+        attempts: failures of one unit, on different nodes where there are several, after which the job fails.
+        max_deaths: workers that die over one unit before the job fails: it may be the unit that kills them.
+        keep: after the attempts let the unit be done with ``keep`` instead of failing the job.
+        gone: whether a ticket's process is certainly dead; seen only on the same host.
+        event: called with an event's name and fields, for the log.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        clock: Clock,
+        ticket: Ticket,
+        *,
+        lease_s: float,
+        stall_s: float = 600.0,
+        attempts: int = 2,
+        max_deaths: int = 4,
+        keep: bool = False,
+        gone: Callable[[Ticket], bool] = records.process_gone,
+        event: Callable[..., None] = lambda _name, **_fields: None,
+    ) -> None:
+        self._dir = directory
+        self._clock = clock
+        self._ticket = ticket
+        self._base_lease_s = self.lease_s = lease_s
+        self._stall_s = stall_s
+        self._attempts = attempts
+        self._max_deaths = max_deaths
+        self._keep = keep
+        self._gone = gone
+        self._event = event
+        self._units: dict[int, _Unit] = {}
+        self._accepted: dict[int, int] = {}
+        self._late: set[tuple[int, int]] = set()
+        self._noted: set[str] = set()
+        self._claims_seen: set[tuple[int, int]] = set()
+        self._shards: set[str] = set()
+        self._first = self._offered = 0
+        self._total: int | None = None
+        self._ended = ""
+        self._epoch = 0
+        self._beat = 0
+        self._hint = 0
+        self._looked = self._published = float("-inf")
+        self._stale = True
+        self.nodes: dict[str, Node] = {}
+        self.takeovers = 0
+
+    # -- the collector's own claim -------------------------------------------------------------------------------------
+
+    def open(self, first: int = 0) -> None:
+        """Become the job's collector.
+
+        Args:
+            first: units below it are accepted for good; those from it on are found from what the share holds.
+
+        Raises:
+            ShareError: another collector is at work on this job.
+        """
+        for folder in records.FOLDERS:
+            self._dir.make(folder)
+        locks = [e[0] for n in self._dir.names(records.COLLECTORS) if (e := records.parse_epoch_name(f"{n}.0"))]
+        previous = max(locks, default=0)
+        if previous:
+            self._await_silence(previous)
+        self._dir.replace(f"{records.WORKERS}/{self._ticket.node}.ticket", self._ticket.to_bytes())
+        if not self._dir.link(f"{records.WORKERS}/{self._ticket.node}.ticket", self._lock_name(previous + 1)):
+            raise ShareError("another collector has just taken this job over")
+        self._epoch = previous + 1
+        self._first = self._hint = first
+        self._look(force=True)
+        self.publish(force=True)
+
+    def _lock_name(self, epoch: int) -> str:
+        return f"{records.COLLECTORS}/{records.unit_name(epoch)}"
+
+    def _await_silence(self, previous: int) -> None:
+        """Return when the collector before is certainly or presumably dead, by change on our own clock."""
+        owner = Ticket.from_bytes(self._dir.read(self._lock_name(previous)))
+        began, seen = self._clock.monotonic(), b""
+        while not self._gone(owner):
+            now = b""
+            with contextlib.suppress(FileNotFoundError):
+                now = self._dir.read(records.FRONTIER)
+            with contextlib.suppress(ShareError):
+                if Frontier.from_bytes(now).ended:
+                    return
+            if seen and now != seen:
+                raise ShareError(f"another collector ({owner.node}, process {owner.pid}) is at work on this job")
+            seen = now or seen
+            if self._clock.monotonic() - began > self._base_lease_s:
+                return
+            self._clock.sleep(self._base_lease_s / _LOOKS_A_LEASE)
+
+    def still_mine(self) -> bool:
+        """Whether no later collector has taken the job over."""
+        return not any(
+            e[0] > self._epoch for n in self._dir.names(records.COLLECTORS) if (e := records.parse_epoch_name(f"{n}.0"))
+        )
+
+    # -- what the collector tells --------------------------------------------------------------------------------------
+
+    @property
+    def first(self) -> int:
+        """All units below are accepted."""
+        return self._first
+
+    @property
+    def offered(self) -> int:
+        """All units below are ready or done."""
+        return self._offered
+
+    @property
+    def closed(self) -> bool:
+        """Whether the number of units is known."""
+        return self._total is not None
+
+    @property
+    def complete(self) -> bool:
+        """Whether all units of the job are accepted."""
+        return self._total is not None and self._first >= self._total
+
+    def offer(self, unit: int) -> None:
+        """Tell the workers that a unit is ready. Units are offered in order."""
+        if (folder := records.shard(unit)) not in self._shards:
+            self._dir.make(folder)
+            self._shards.add(folder)
+        self._offered = unit + 1
+        self._stale = True
+
+    def close(self, total: int) -> None:
+        """Tell how many units the job has."""
+        self._total = total
+        self._stale = True
+
+    def end(self, how: Literal["done", "failed", "cancelled"]) -> None:
+        """Tell the workers to go home."""
+        self._ended = how
+        self.publish(force=True)
+
+    def publish(self, *, force: bool = False) -> None:
+        """Write the frontier if something changed, or a heartbeat is due."""
+        now = self._clock.monotonic()
+        if not force and now - self._published < (_PUBLISH_S if self._stale else _BEAT_S):
+            return
+        self._read_claims()
+        self._beat += 1
+        retake = {u: s.retake for u, s in self._units.items() if s.retake}
+        frontier = Frontier(
+            self._epoch, self._beat, self._first, self._offered, self._total, self._hint, retake, self._ended
+        )
+        self._dir.replace(records.FRONTIER, frontier.to_bytes())
+        self._published, self._stale = now, False
+
+    # -- what the workers did ------------------------------------------------------------------------------------------
+
+    def poll(self) -> list[Result]:
+        """Look at what workers published, noted and claimed, and at who is alive.
+
+        Returns:
+            New results, each told once. One that is not accepted came under an old epoch; it can be compared and removed.
+
+        Raises:
+            JobFailedError: a unit failed on as many nodes as allowed.
+        """
+        results = [r for name in sorted(self._dir.names(records.DONE)) if (r := self._consider(name))]
+        self._read_notes()
+        self._look()
+        self.publish()
+        return results
+
+    def _consider(self, name: str) -> Result | None:
+        parsed = records.parse_epoch_name(name)
+        if parsed is None:
+            return None
+        unit, epoch = parsed
+        path = self._dir.path(f"{records.DONE}/{name}")
+        if unit < self._first or unit in self._accepted:
+            if self._accepted.get(unit) == epoch or parsed in self._late:
+                return None
+        elif epoch == self._unit(unit).epoch:
+            self._accepted[unit] = epoch
+            self._units.pop(unit)
+            self._dir.remove(records.ready_name(unit))
+            while self._first in self._accepted:
+                self._first += 1
+            self._stale = True
+            return Result(unit, epoch, path, accepted=True)
+        elif parsed in self._late:
+            return None
+        self._late.add(parsed)
+        self._event("late_result", unit=unit, epoch=epoch)
+        return Result(unit, epoch, path, accepted=False)
+
+    def _unit(self, unit: int) -> _Unit:
+        return self._units.setdefault(unit, _Unit())
+
+    def _read_notes(self) -> None:
+        for name in self._dir.names(records.NOTES):
+            parsed = records.parse_epoch_name(name)
+            if name in self._noted or parsed is None:
+                continue
+            self._noted.add(name)
+            unit, epoch = parsed
+            if unit < self._first or unit in self._accepted or epoch != self._unit(unit).epoch:
+                continue
+            note = records.decode(self._dir.read(f"{records.NOTES}/{name}"), f"note {name}")
+            if name.endswith(".failed"):
+                self._failed(unit, note)
+            else:
+                self._event("released", unit=unit, epoch=epoch, node=note["node"])
+                self._give_away(unit)
+
+    def _failed(self, unit: int, note: dict[str, Any]) -> None:
+        state = self._unit(unit)
+        state.failures.append(note)
+        self._event("unit_failed", unit=unit, epoch=state.epoch, node=note["node"], error=note.get("detail", ""))
+        if len(state.failures) < self._attempts:
+            self._give_away(unit)
+        elif self._keep and not note["keep"]:
+            self._give_away(unit, keep=True)
+        else:
+            raise JobFailedError(_told(state.failures))
+
+    def _give_away(self, unit: int, *, keep: bool = False) -> None:
+        """Raise a unit's epoch: what is done under the old one counts for nothing from now on."""
+        state = self._unit(unit)
+        state.epoch += 1
+        state.owner = ""
+        failed = {str(f["node"]) for f in state.failures}
+        others = any(n.alive for name, n in self.nodes.items() if name not in failed)
+        state.retake = Retake(state.epoch, tuple(sorted(failed)) if others else (), keep)
+        self._stale = True
+
+    # -- who is alive --------------------------------------------------------------------------------------------------
+
+    def _read_claims(self) -> None:
+        """Find new claims, who holds them, and the lowest unit that nobody has claimed."""
+        for folder in records.shards(self._first, self._offered):
+            for name in self._dir.names(folder):
+                parsed = records.parse_epoch_name(name)
+                if parsed is None or parsed in self._claims_seen or parsed[0] < self._first:
+                    continue
+                self._claims_seen.add(parsed)
+                unit, epoch = parsed
+                if unit in self._accepted:
+                    continue
+                state = self._unit(unit)
+                if epoch >= state.epoch:
+                    state.epoch, state.retake = epoch, None
+                    state.owner = Ticket.from_bytes(self._dir.read(f"{folder}/{name}")).node
+                    state.claimed_at = self._clock.monotonic()
+        claimed = self._claims_seen
+        self._hint = max(self._hint, self._first)
+        while self._hint < self._offered and (
+            self._hint in self._accepted or (self._hint, 1) in claimed or self._unit(self._hint).epoch > 1
+        ):
+            self._hint += 1
+
+    def _look(self, *, force: bool = False) -> None:
+        now = self._clock.monotonic()
+        if not force and now - self._looked < min(_LOOK_S, self.lease_s / _LOOKS_A_LEASE):
+            return
+        self._looked = now
+        self._read_beats(now)
+        self._read_claims()
+        for unit, state in sorted(self._units.items()):
+            if not state.owner:
+                if state.retake and set(state.retake.avoid) >= {n for n, s in self.nodes.items() if s.alive}:
+                    # The nodes that were to do it instead are gone: whoever is left may try again.
+                    state.retake = Retake(state.epoch, (), state.retake.keep)
+                    self._stale = True
+                continue
+            node = self.nodes.get(state.owner)
+            if why := self._lost(node, unit, state, now):
+                self._take_over(unit, state, why)
+
+    def _lost(self, node: Node | None, unit: int, state: _Unit, now: float) -> str:
+        """Why a claim's owner will not bring it, or ""."""
+        held_s = now - state.claimed_at
+        if node is None:
+            return "its node is gone" if held_s > min(1.0, self.lease_s) else ""
+        if not node.alive:
+            return "its node is dead"
+        if (node.beat.unit, node.beat.epoch) != (unit, state.epoch):
+            # The worker beats but holds something else: it lost this claim without a word.
+            return (
+                "its node works on another unit"
+                if held_s > self.lease_s and node.changed > state.claimed_at + self.lease_s / 2
+                else ""
+            )
+        if now - max(node.moved, state.claimed_at) > self._stall_s:
+            return f"no progress for {self._stall_s:.0f} s"
+        return ""
+
+    def _take_over(self, unit: int, state: _Unit, why: str) -> None:
+        state.deaths += 1
+        self.takeovers += 1
+        self._event("takeover", unit=unit, epoch=state.epoch, node=state.owner, why=why)
+        if state.deaths >= self._max_deaths:
+            raise JobFailedError(
+                f"unit {unit} was lost {state.deaths} times (last on {state.owner}: {why}): "
+                "it may be what kills the processors; see their logs"
+            )
+        owner = state.owner
+        self._give_away(unit)
+        self._dir.remove(f"{records.PRIVATE}/{records.epoch_name(unit, state.epoch - 1)}.{owner}")
+
+    def _read_beats(self, now: float) -> None:
+        names = self._dir.names(records.WORKERS)
+        present = {n.removesuffix(".beat") for n in names if n.endswith(".beat")}
+        for name in present:
+            with contextlib.suppress(FileNotFoundError, ShareError):
+                beat = Beat.from_bytes(self._dir.read(f"{records.WORKERS}/{name}.beat"))
+                node = self.nodes.get(name)
+                if node is None:
+                    ticket = Ticket.from_bytes(self._dir.read(f"{records.WORKERS}/{name}.ticket"))
+                    self.nodes[name] = Node(ticket, beat, now, now)
+                    self._event("node_joined", node=name, address=ticket.address)
+                elif beat != node.beat:
+                    if not node.alive:
+                        self._false_death(name)
+                    if (beat.unit, beat.epoch, beat.steps) != (
+                        node.beat.unit,
+                        node.beat.epoch,
+                        node.beat.steps,
+                    ):
+                        node.moved = now
+                    node.beat, node.changed, node.alive = beat, now, True
+        for name, node in self.nodes.items():
+            if not node.alive:
+                continue
+            if name not in present:
+                node.alive = False
+                self._event("node_left", node=name)
+            elif now - node.changed > self.lease_s or self._gone(node.ticket):
+                node.alive = False
+                self._event("node_dead", node=name, silent_s=round(now - node.changed, 2))
+
+    def _false_death(self, name: str) -> None:
+        """A node thought dead is back: the lease is too short for this share, so give all more time."""
+        longer = min(self.lease_s * _FALSE_DEATH_GROWTH, self._base_lease_s * _LEASE_MAX_FACTOR)
+        self._event("node_back", node=name, lease_s=longer)
+        self.lease_s = longer
+
+    @property
+    def alive(self) -> int:
+        """Workers that show signs of life."""
+        return sum(n.alive for n in self.nodes.values())
+
+    # -- what is over --------------------------------------------------------------------------------------------------
+
+    def retire(self, unit: int) -> None:
+        """Remove an accepted unit's result: it is safe elsewhere. Its claims stay."""
+        epoch = self._accepted.pop(unit, 0)
+        self._dir.remove(records.done_name(unit, epoch))
+        if unit % 64 == 0:
+            self._claims_seen = {c for c in self._claims_seen if c[0] >= self._first}
+            self._late = {c for c in self._late if c[0] >= self._first}
+
+
+def _told(failures: list[dict[str, Any]]) -> str:
+    last = failures[-1]
+    nodes = sorted({str(f["node"]) for f in failures})
+    times = f"{len(failures)} times"
+    return f"{last.get('detail', 'a unit failed')} ({times}, on {', '.join(nodes)})"

@@ -1,0 +1,205 @@
+"""Get and put files by URL: ``file``, ``http(s)``, ``s3``.
+
+Whatever the scheme, a file is whole under its name or not there: local files are linked or renamed into place, S3 objects
+appear when their upload is complete, and HTTP servers get one PUT.
+"""
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from vidcloud.errors import StorageError, UsageError
+
+SCHEMES = ("file", "http", "https", "s3")
+_TIMEOUT_S = 60.0
+
+
+def is_url(text: str) -> bool:
+    """Whether a text is a URL rather than a path."""
+    return "://" in text
+
+
+def normalise(text: str) -> str:
+    """A path or URL as a URL; paths become absolute.
+
+    Raises:
+        UsageError: an unknown scheme, or an s3 URL without bucket or key.
+    """
+    if not is_url(text):
+        return "file://" + str(Path(text).absolute())
+    parts = urlsplit(text)
+    if parts.scheme not in SCHEMES:
+        raise UsageError(f"{text}: can't use {parts.scheme}://; give a path or one of {', '.join(SCHEMES)}")
+    if parts.scheme == "s3" and not (parts.netloc and parts.path.strip("/")):
+        raise UsageError(f"{text}: must be s3://bucket/key")
+    return text
+
+
+def local_path(url: str) -> Path | None:
+    """The path of a ``file`` URL; None for any other."""
+    return Path(url.removeprefix("file://")) if url.startswith("file://") else None
+
+
+def name_of(url: str) -> str:
+    """The last part of a URL's path."""
+    path = local_path(url)
+    return path.name if path else unquote(urlsplit(url).path.rsplit("/", 1)[-1])
+
+
+def exists(url: str) -> bool:
+    """Whether something is stored under a URL.
+
+    Raises:
+        StorageError: it can't be found out; the line says why.
+    """
+    if path := local_path(url):
+        return path.exists()
+    parts = urlsplit(url)
+    if parts.scheme == "s3":
+        with _s3_errors(url):
+            client = _s3()
+            try:
+                client.head_object(Bucket=parts.netloc, Key=parts.path.lstrip("/"))
+            except client.exceptions.ClientError as e:
+                if e.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 404:
+                    return False
+                raise
+        return True
+    return bool(_http("HEAD", url).status < 300)
+
+
+def get(url: str, target: Path) -> Path:
+    """Make a URL's content available as a local file.
+
+    Args:
+        url: a ``file`` URL is not copied.
+        target: where to put what must be fetched.
+
+    Returns:
+        The path to read.
+
+    Raises:
+        StorageError: it can't be fetched.
+    """
+    if path := local_path(url):
+        return path
+    if target.exists():
+        return target
+    partial = target.with_name(target.name + ".partial")
+    parts = urlsplit(url)
+    if parts.scheme == "s3":
+        with _s3_errors(url):
+            _s3().download_file(parts.netloc, parts.path.lstrip("/"), str(partial))
+    else:
+        response = _http("GET", url, preload_content=False)
+        if response.status >= 300:
+            raise StorageError(f"can't fetch {url}: the server says {response.status} {response.reason}")
+        expected = response.headers.get("content-length")
+        with partial.open("wb") as f:
+            shutil.copyfileobj(response, f, 1 << 20)
+        response.release_conn()
+        if expected is not None and partial.stat().st_size != int(expected):
+            raise StorageError(f"can't fetch {url}: it broke off after {partial.stat().st_size} of {expected} bytes")
+    partial.replace(target)
+    return target
+
+
+def staging(url: str, scratch: Path, job_id: str) -> Path:
+    """Where to make a file that will be put under a URL: beside its final place if that is local."""
+    if path := local_path(url):
+        return path.with_name(f".{path.stem}.{job_id}.partial{path.suffix}")
+    return scratch / name_of(url)
+
+
+def put(staged: Path, url: str, *, force: bool) -> None:
+    """Move a whole local file to a URL.
+
+    Args:
+        staged: from `staging`; gone afterwards.
+        url: the destination.
+        force: replace what is there.
+
+    Raises:
+        StorageError: something is there already, or it can't be stored; ``staged`` stays.
+    """
+    if path := local_path(url):
+        try:
+            _sync(staged)
+            if force:
+                staged.replace(path)
+            else:
+                os.link(staged, path)
+                staged.unlink()
+        except FileExistsError:
+            raise StorageError(f"{path} has appeared meanwhile; the result is {staged}: rename it") from None
+        except OSError as e:
+            raise StorageError(f"can't write {path}: {e.strerror}; the result is {staged}") from e
+        return
+    if not force and exists(url):
+        raise StorageError(f"{url} has appeared meanwhile; the result is {staged}")
+    parts = urlsplit(url)
+    if parts.scheme == "s3":
+        with _s3_errors(url):
+            _s3().upload_file(
+                str(staged), parts.netloc, parts.path.lstrip("/"), ExtraArgs={"ChecksumAlgorithm": "CRC32"}
+            )
+    else:
+        with staged.open("rb") as f:
+            size = str(staged.stat().st_size)
+            response = _http("PUT", url, body=f, headers={"content-length": size})
+        if response.status >= 300:
+            raise StorageError(f"can't store {url}: the server says {response.status} {response.reason}")
+    staged.unlink()
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _http(method: str, url: str, **kwargs: Any) -> Any:
+    import urllib3  # noqa: PLC0415 - only for those who use it
+
+    try:
+        return urllib3.request(method, url, timeout=_TIMEOUT_S, retries=urllib3.Retry(3, backoff_factor=0.5), **kwargs)
+    except urllib3.exceptions.HTTPError as e:
+        raise StorageError(f"can't reach {url}: {_reason(e)}") from e
+
+
+def _reason(error: BaseException) -> str:
+    inner = getattr(error, "reason", None) or error
+    return str(inner).rsplit(": ", 1)[-1] or type(inner).__name__
+
+
+def _s3() -> Any:
+    import boto3  # noqa: PLC0415 - a quarter of a second, only for those who use it
+
+    return boto3.client("s3")
+
+
+class _S3Errors(contextlib.AbstractContextManager["_S3Errors"]):
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def __exit__(self, kind: Any, error: BaseException | None, tb: Any) -> None:
+        if error is None:
+            return
+        import botocore.exceptions as b  # noqa: PLC0415
+        from boto3.exceptions import Boto3Error  # noqa: PLC0415
+
+        if isinstance(error, (b.NoCredentialsError, b.PartialCredentialsError)):
+            raise StorageError(
+                f"{self._url}: no credentials; run `aws configure`, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            ) from error
+        if isinstance(error, (b.BotoCoreError, b.ClientError, Boto3Error)):
+            raise StorageError(f"{self._url}: {error}") from error
+
+
+def _s3_errors(url: str) -> _S3Errors:
+    return _S3Errors(url)

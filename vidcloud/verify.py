@@ -1,0 +1,127 @@
+"""Holds an output against its proof, and a proof against a serial run."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from vidcloud import plugins, storage
+from vidcloud.chain import Chain
+from vidcloud.chunkfile import frame_hash
+from vidcloud.errors import PluginError, VerifyError
+from vidcloud.media.convert import converter
+from vidcloud.media.decode import Decoder
+from vidcloud.media.audio import audio_hashes
+from vidcloud.media.probe import VideoInfo, probe
+from vidcloud.pixels import pixel_format
+from vidcloud.plugins import FilterRef
+from vidcloud.proof import Proof
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one check."""
+
+    what: str
+    ok: bool
+    detail: str
+
+
+def check_output(output: Path, told: Proof) -> list[Finding]:
+    """Read an output again, all of it.
+
+    Args:
+        output: the file.
+        told: its proof.
+
+    Raises:
+        MediaError: it can't be read.
+    """
+    info = probe(output)
+    base = Fraction(told.record["time_base"])
+    same_layout = info.storage == told.record["stream"]["target"]
+    times: list[int] = []
+    equal = compared = 0
+    for frame in Decoder(output, info):
+        if same_layout and frame.index < len(told.frames):
+            compared += 1
+            equal += frame_hash(frame.flat) == told.frames[frame.index][2]
+        times.append(frame.pts)
+    findings = [
+        Finding("frames", len(times) == len(told.frames), f"{len(times)} of {len(told.frames)}"),
+        _times(times, info.time_base, [f[0] for f in told.frames], base),
+    ]
+    if told.record["lossless"]:
+        findings.append(
+            Finding("pixels", compared == equal == len(told.frames), f"{equal} of {len(told.frames)} are identical")
+        )
+    audio = audio_hashes(output)
+    packets = sum(a["packets"] for a in audio)
+    findings.append(Finding("audio", audio == told.record["audio"], f"{len(audio)} streams, {packets} packets"))
+    return findings
+
+
+def _times(got: list[int], got_base: Fraction, told: list[int], told_base: Fraction) -> Finding:
+    """Timestamps are equal if they are the told ones in the container's own clock, all moved by one start offset."""
+    if len(got) != len(told) or not got:
+        return Finding("timestamps", ok=False, detail=f"{len(got)} of {len(told)}")
+    off = [
+        i for i, (g, t) in enumerate(zip(got, told, strict=True)) if abs(g * got_base - t * told_base) > got_base / 2
+    ]
+    if not off:
+        return Finding("timestamps", ok=True, detail=f"{len(got)} are equal")
+    i = off[0]
+    detail = f"{len(off)} differ, the first is frame {i}: {float(got[i] * got_base):.6f} s for {float(told[i] * told_base):.6f} s"
+    return Finding("timestamps", ok=False, detail=detail)
+
+
+def recompute(told: Proof, source: Path | None = None) -> Finding:
+    """Filter the input again as one thread does it, and compare every frame with the proof.
+
+    Args:
+        told: the proof.
+        source: the input; by default where the job found it.
+
+    Raises:
+        VerifyError: the input or a filter's file is not there any more.
+    """
+    job = told.record["job"]
+    path = source or storage.local_path(job["input"])
+    if path is None:
+        raise VerifyError(f"the input was {job['input']}: fetch it, and give it with --input")
+    info = VideoInfo.from_json(told.record["stream"]["info"])
+    stages = []
+    for ref in (FilterRef.from_json(r) for r in job["filters"]):
+        resolved = plugins.resolve(ref.name)
+        if resolved.ref.sha256 != ref.sha256:
+            raise PluginError(f"filter {ref.name} has changed since the job: its SHA-256 is not the proof's")
+        stages.append(resolved.stage)
+    target = pixel_format(told.record["stream"]["target"])
+    chain = Chain(stages, info.spec, target, converter)
+    before, after = chain.halo
+    out = np.empty((1, target.samples(info.width, info.height)), target.dtype)
+    keep = job["on_error"] == "keep"
+    recent: list[tuple[int, np.ndarray]] = []  # type: ignore[type-arg]
+    equal = done = 0
+
+    def one(index: int, stop: int) -> bool:
+        window = [(p, f) for i, (p, f) in enumerate(recent, stop - len(recent)) if index - before <= i <= index + after]
+        first = max(0, index - before)
+        times = [float(p * info.time_base) for p, _ in window]
+        chain.run(np.stack([f for _, f in window]), first, out, index, times, keep=keep)
+        return index < len(told.frames) and frame_hash(out[0]) == told.frames[index][2]
+
+    stop = 0
+    for frame in Decoder(path, info, on_damage=job["on_damage"], threads=1):
+        recent.append((frame.pts, frame.flat.copy()))
+        stop = frame.index + 1
+        recent = recent[-(before + 1 + after) :]
+        if stop > after:
+            equal += one(done, stop)
+            done += 1
+    while done < stop:
+        equal += one(done, stop)
+        done += 1
+    ok = equal == done == len(told.frames)
+    return Finding("serial run", ok, f"{equal} of {len(told.frames)} frames are identical")
