@@ -1,0 +1,510 @@
+"""The claim protocol on a real folder with a clock of the test's own: who may do what, and when."""
+
+import itertools
+import os
+
+import pytest
+
+from vidcloud.errors import JobFailedError, LeaseLostError, ShareError
+from vidcloud.queue import records
+from vidcloud.queue.directory import ShareDirectory
+from vidcloud.queue.ledger import Ledger
+from vidcloud.queue.records import Beat, Frontier, Retake, Ticket
+from vidcloud.queue.worker import Worker, check_share
+
+LEASE = 10.0
+
+
+class FakeClock:
+    """Time that passes only when told."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+@pytest.fixture
+def share(tmp_path, clock):
+    return ShareDirectory(tmp_path, clock)
+
+
+def make_ledger(share, clock, node="collector-1", **kwargs):
+    kwargs.setdefault("gone", lambda ticket: False)
+    return Ledger(share, clock, Ticket(node), lease_s=LEASE, **kwargs)
+
+
+@pytest.fixture
+def ledger(share, clock):
+    made = make_ledger(share, clock)
+    made.open()
+    return made
+
+
+def offer(ledger, share, count):
+    for unit in range(count):
+        share.path(records.ready_name(unit)).write_bytes(b"input")
+        ledger.offer(unit)
+    ledger.publish(force=True)
+
+
+def join(share, clock, node):
+    # Each node has its own view of the share, as two hosts have.
+    return Worker(ShareDirectory(share.path(""), clock), clock, Ticket(node), lease_s=LEASE)
+
+
+def finish(worker, claim, data=b"result"):
+    worker.private(claim).write_bytes(data)
+    worker.publish(claim)
+
+
+def pass_time(clock, seconds, *beating, ledger=None):
+    """Let time pass as it does for living nodes: they beat, the collector polls."""
+    results = []
+    for _ in range(int(seconds)):
+        clock.now += 1
+        for worker in beating:
+            worker.beat()
+        if ledger:
+            results += ledger.poll()
+    return results
+
+
+def test_each_unit_is_claimed_once(share, clock, ledger):
+    """Regression: the prototype checked for a lock and then touched it, so two processors got one range."""
+    offer(ledger, share, 6)
+    workers = [join(share, clock, f"p{i}") for i in range(3)]
+    claims = [c for w in itertools.islice(itertools.cycle(workers), 12) if (c := w.claim())]
+    assert sorted(c.unit for c in claims) == list(range(6))
+    assert {c.epoch for c in claims} == {1}
+
+
+def test_claims_by_two_processes_exclude(share, clock, ledger):
+    """A hundred units, four processes at once: each unit has exactly one owner."""
+    offer(ledger, share, 100)
+    children = []
+    for n in range(4):
+        read, write = os.pipe()
+        if (pid := os.fork()) == 0:
+            os.close(read)
+            worker = join(share, clock, f"p{n}")
+            units = []
+            while claim := worker.claim():
+                units.append(claim.unit)
+            os.write(write, repr(units).encode())
+            os._exit(0)
+        os.close(write)
+        children.append((pid, read))
+    claimed = []
+    for pid, read in children:
+        with os.fdopen(read) as f:
+            claimed += eval(f.read())
+        os.waitpid(pid, 0)
+    # A worker that skips ahead may leave a hole for the next look; what must never be is a unit with two owners.
+    last = join(share, clock, "last")
+    while claim := last.claim():
+        claimed.append(claim.unit)
+    assert sorted(claimed) == list(range(100))
+
+
+def test_a_result_is_accepted_once_and_in_its_epoch(share, clock, ledger):
+    offer(ledger, share, 1)
+    worker = join(share, clock, "p1")
+    claim = worker.claim()
+    finish(worker, claim)
+    results = ledger.poll()
+    assert [(r.unit, r.epoch, r.accepted) for r in results] == [(0, 1, True)]
+    assert results[0].path.read_bytes() == b"result"
+    assert ledger.poll() == []
+    assert ledger.first == 1
+
+
+def test_input_is_removed_on_acceptance_and_the_result_when_retired(share, clock, ledger):
+    offer(ledger, share, 1)
+    worker = join(share, clock, "p1")
+    finish(worker, worker.claim())
+    ledger.poll()
+    assert share.names(records.READY) == []
+    assert share.names(records.DONE) == ["00000000.1"]
+    ledger.retire(0)
+    assert share.names(records.DONE) == []
+    assert share.names(records.shard(0)) == ["00000000.1.lock"], "claims stay while the job runs"
+
+
+def test_nothing_can_be_published_twice(share, clock, ledger):
+    offer(ledger, share, 1)
+    worker = join(share, clock, "p1")
+    claim = worker.claim()
+    finish(worker, claim, b"first")
+    with pytest.raises(LeaseLostError):
+        finish(worker, claim, b"second")
+    assert ledger.poll()[0].path.read_bytes() == b"first"
+
+
+def test_a_dead_workers_unit_is_taken_over_within_the_lease(share, clock, ledger):
+    """Regression: with the prototype a dead processor hung the job."""
+    offer(ledger, share, 1)
+    dead, living = join(share, clock, "dead"), join(share, clock, "living")
+    dead.claim()
+    pass_time(clock, LEASE - 1, living, ledger=ledger)
+    assert living.claim() is None
+    pass_time(clock, 3, living, ledger=ledger)
+    claim = living.claim()
+    assert (claim.unit, claim.epoch) == (0, 2)
+    assert ledger.takeovers == 1
+
+
+def test_a_process_that_is_gone_is_noticed_at_once(share, clock):
+    gone = set()
+    ledger = make_ledger(share, clock, gone=lambda ticket: ticket.node in gone)
+    ledger.open()
+    offer(ledger, share, 1)
+    dead, living = join(share, clock, "dead"), join(share, clock, "living")
+    dead.claim()
+    pass_time(clock, 1, dead, living, ledger=ledger)
+    gone.add("dead")
+    pass_time(clock, 1, living, ledger=ledger)
+    assert living.claim().epoch == 2
+
+
+def test_a_zombie_publishes_nothing_in_place_of_its_successor(share, clock, ledger):
+    """Promise 3: it was thought dead, wakes up, and its epoch is old."""
+    offer(ledger, share, 1)
+    zombie, living = join(share, clock, "zombie"), join(share, clock, "living")
+    old = zombie.claim()
+    pass_time(clock, LEASE + 2, living, ledger=ledger)
+    new = living.claim()
+    zombie.private(old).write_bytes(b"zombie's")
+    # Even one that does not notice its own silence and links its result:
+    share.link(f"{records.PRIVATE}/00000000.1.zombie", records.done_name(0, 1))
+    results = ledger.poll()
+    assert [(r.epoch, r.accepted) for r in results] == [(1, False)]
+    finish(living, new, b"successor's")
+    results = ledger.poll()
+    assert [(r.epoch, r.accepted) for r in results] == [(2, True)]
+    assert results[0].path.read_bytes() == b"successor's"
+
+
+def test_a_zombies_result_after_its_successors_is_told_for_comparison(share, clock, ledger):
+    offer(ledger, share, 1)
+    zombie, living = join(share, clock, "zombie"), join(share, clock, "living")
+    zombie.claim()
+    pass_time(clock, LEASE + 2, living, ledger=ledger)
+    finish(living, living.claim())
+    assert ledger.poll()[0].accepted
+    share.path(records.done_name(0, 1)).write_bytes(b"late")
+    late = ledger.poll()
+    assert [(r.unit, r.epoch, r.accepted) for r in late] == [(0, 1, False)]
+    assert ledger.poll() == [], "told once"
+
+
+def test_a_worker_that_was_silent_for_half_a_lease_stops_itself(share, clock, ledger):
+    offer(ledger, share, 2)
+    worker = join(share, clock, "p1")
+    claim = worker.claim()
+    clock.now += LEASE / 2 + 1
+    with pytest.raises(LeaseLostError):
+        worker.check(claim, 3)
+
+
+def test_a_woken_worker_lost_its_claim_although_its_heartbeat_runs_again(share, clock, ledger):
+    """After SIGSTOP the heartbeat's thread may be the first to run."""
+    offer(ledger, share, 2)
+    worker = join(share, clock, "p1")
+    claim = worker.claim()
+    clock.now += LEASE / 2 + 1
+    worker.beat()
+    worker.private(claim).write_bytes(b"x")
+    with pytest.raises(LeaseLostError):
+        worker.publish(claim)
+    worker.release(claim)
+    ledger.poll()
+    assert worker.claim() is not None, "it goes on with other claims"
+
+
+def test_a_released_unit_is_free_at_once(share, clock, ledger):
+    offer(ledger, share, 1)
+    leaver, stayer = join(share, clock, "leaver"), join(share, clock, "stayer")
+    claim = leaver.claim()
+    leaver.private(claim).write_bytes(b"half")
+    leaver.release(claim)
+    leaver.leave()
+    ledger.poll()
+    ledger.publish(force=True)
+    assert stayer.claim().epoch == 2
+    assert ledger.takeovers == 0
+    assert share.names(records.PRIVATE) == []
+
+
+def test_a_failed_unit_goes_to_another_node_then_fails_the_job(share, clock, ledger):
+    offer(ledger, share, 1)
+    one, two = join(share, clock, "one"), join(share, clock, "two")
+    pass_time(clock, 1, one, two, ledger=ledger)
+    one.fail(one.claim(), {"detail": "filter x failed on frame 3"})
+    pass_time(clock, 1, one, two, ledger=ledger)
+    assert one.claim() is None, "it has failed on it"
+    two.fail(two.claim(), {"detail": "filter x failed on frame 3"})
+    with pytest.raises(JobFailedError, match=r"filter x failed on frame 3 \(2 times, on one, two\)"):
+        pass_time(clock, 1, one, two, ledger=ledger)
+
+
+def test_the_only_node_tries_a_failed_unit_again(share, clock, ledger):
+    offer(ledger, share, 1)
+    only = join(share, clock, "only")
+    pass_time(clock, 1, only, ledger=ledger)
+    only.fail(only.claim(), {"detail": "x"})
+    pass_time(clock, 1, only, ledger=ledger)
+    assert only.claim().epoch == 2
+
+
+def test_a_failed_unit_comes_back_when_all_others_are_gone(share, clock, ledger):
+    offer(ledger, share, 1)
+    one, two = join(share, clock, "one"), join(share, clock, "two")
+    pass_time(clock, 1, one, two, ledger=ledger)
+    one.fail(one.claim(), {"detail": "x"})
+    pass_time(clock, 1, one, two, ledger=ledger)
+    pass_time(clock, LEASE + 2, one, ledger=ledger)
+    assert one.claim().epoch == 2
+
+
+def test_with_keep_the_third_claim_keeps_frames(share, clock):
+    ledger = make_ledger(share, clock, keep=True)
+    ledger.open()
+    offer(ledger, share, 1)
+    only = join(share, clock, "only")
+    for expected in (False, False, True):
+        pass_time(clock, 1, only, ledger=ledger)
+        claim = only.claim()
+        assert claim.keep is expected
+        if not claim.keep:
+            only.fail(claim, {"detail": "x"})
+    only.fail(claim, {"detail": "still"})
+    with pytest.raises(JobFailedError, match="still"):
+        pass_time(clock, 1, only, ledger=ledger)
+
+
+def test_a_unit_that_kills_its_nodes_ends_the_job(share, clock, ledger):
+    offer(ledger, share, 1)
+    with pytest.raises(JobFailedError, match="lost 4 times"):
+        for n in range(6):
+            victim = join(share, clock, f"p{n}")
+            assert victim.claim() is not None
+            pass_time(clock, LEASE + 2, ledger=ledger)
+
+
+def test_a_stuck_unit_is_taken_from_a_worker_that_still_beats(share, clock):
+    """Promise 4: a filter that never returns must not hang the job."""
+    ledger = make_ledger(share, clock, stall_s=60)
+    ledger.open()
+    offer(ledger, share, 1)
+    stuck, other = join(share, clock, "stuck"), join(share, clock, "other")
+    stuck.claim()
+    pass_time(clock, 58, stuck, other, ledger=ledger)
+    assert other.claim() is None
+    pass_time(clock, 5, stuck, other, ledger=ledger)
+    assert other.claim().epoch == 2
+
+
+def test_progress_within_a_unit_is_no_stall(share, clock):
+    ledger = make_ledger(share, clock, stall_s=60)
+    ledger.open()
+    offer(ledger, share, 1)
+    slow = join(share, clock, "slow")
+    claim = slow.claim()
+    for frame in range(5):
+        pass_time(clock, 40, slow, ledger=ledger)
+        slow.check(claim, frame + 1)
+    assert ledger.takeovers == 0
+
+
+def test_a_claim_that_its_worker_does_not_hold_is_taken_over(share, clock, ledger):
+    """A lost reply may leave a worker with a claim it does not know of."""
+    offer(ledger, share, 2)
+    worker = join(share, clock, "p1")
+    worker.claim()
+    share.path(records.claim_name(1, 1)).hardlink_to(share.path(f"{records.WORKERS}/p1.ticket"))
+    pass_time(clock, LEASE + 8, worker, ledger=ledger)
+    assert ledger.takeovers == 1
+    assert worker.frontier().retake == {1: Retake(2)}
+
+
+def test_link_knows_its_own_link_after_a_lost_reply(share):
+    """NFS retransmits a request whose reply was lost, and then says that the name exists."""
+    share.replace("ticket", b"me")
+    os.link(share.path("ticket"), share.path("name"))  # the server did it; the reply was lost
+    assert share.link("ticket", "name")
+    share.replace("other", b"you")
+    assert not share.link("other", "name")
+
+
+def test_false_death_makes_the_lease_longer(share, clock, ledger):
+    offer(ledger, share, 1)
+    worker = join(share, clock, "p1")
+    pass_time(clock, 2, worker, ledger=ledger)
+    pass_time(clock, LEASE + 2, ledger=ledger)
+    assert ledger.alive == 0
+    pass_time(clock, 1, worker, ledger=ledger)
+    assert ledger.alive == 1
+    assert ledger.lease_s == 2 * LEASE
+
+
+def test_a_second_collector_is_refused_while_the_first_lives(share, clock, ledger):
+    second = make_ledger(share, clock, "collector-2")
+    clock_sleep = clock.sleep
+
+    def sleep(seconds):
+        clock_sleep(seconds)
+        ledger.publish(force=True)
+
+    clock.sleep = sleep
+    with pytest.raises(ShareError, match="at work"):
+        second.open()
+
+
+def test_a_dead_collector_is_followed_and_its_words_are_not_heard(share, clock, ledger):
+    offer(ledger, share, 2)
+    worker = join(share, clock, "p1")
+    worker.claim()
+    second = make_ledger(share, clock, "collector-2")
+    second.open()
+    assert not ledger.still_mine()
+    assert second.still_mine()
+    assert worker.frontier().collector == 2
+    ledger.publish(force=True)  # the zombie wakes up
+    assert worker.frontier().collector == 2
+
+
+def test_a_resumed_collector_accepts_what_was_published_meanwhile(share, clock, ledger):
+    offer(ledger, share, 3)
+    worker = join(share, clock, "p1")
+    for _ in range(2):
+        finish(worker, worker.claim())
+    second = make_ledger(share, clock, "collector-2", gone=lambda t: t.node == "collector-1")
+    second.open()
+    for unit in range(3):
+        second.offer(unit)
+    assert sorted((r.unit, r.accepted) for r in second.poll()) == [(0, True), (1, True)]
+    second.close(3)
+    second.publish(force=True)
+    finish(worker, worker.claim())
+    second.poll()
+    assert second.complete
+
+
+def test_a_resumed_collector_keeps_the_epochs(share, clock, ledger):
+    """What a zombie of before the crash publishes must still count for nothing."""
+    offer(ledger, share, 1)
+    zombie, living = join(share, clock, "zombie"), join(share, clock, "living")
+    zombie.claim()
+    pass_time(clock, LEASE + 2, living, ledger=ledger)
+    new = living.claim()
+    second = make_ledger(share, clock, "collector-2", gone=lambda t: t.node == "collector-1")
+    second.open()
+    second.offer(0)
+    second.publish(force=True)
+    share.path(records.done_name(0, 1)).write_bytes(b"zombie's")
+    assert [r.accepted for r in second.poll()] == [False]
+    living.beat()
+    finish(living, new)
+    assert [r.accepted for r in second.poll()] == [True]
+
+
+def test_claims_are_sharded(share, clock, ledger):
+    """Directories stay small: a folder holds the claims of 1,024 units."""
+    assert records.shard(1023) != records.shard(1024)
+    assert records.shards(1000, 1030) == ["claims/000000", "claims/000001"]
+    assert records.shards(5, 5) == []
+
+
+def test_a_claim_costs_a_small_constant_number_of_operations(share, clock, ledger):
+    """DESIGN: not more with many finished units."""
+    offer(ledger, share, 300)
+
+    class Counting(ShareDirectory):
+        operations = 0
+
+        def _retry(self, call, name):
+            Counting.operations += 1
+            return super()._retry(call, name)
+
+    worker = Worker(Counting(share.path(""), clock), clock, Ticket("p1"), lease_s=LEASE)
+    costs = []
+    for _ in range(300):
+        before = Counting.operations
+        claim = worker.claim()
+        costs.append(Counting.operations - before)
+        finish(worker, claim)
+        ledger.poll()
+        ledger.publish(force=True)
+        worker.beat()
+    assert max(costs) <= 4, costs
+
+
+def test_frontier_round_trip():
+    frontier = Frontier(3, 7, 10, 20, None, 12, {11: Retake(2, ("p1",), keep=True)}, "")
+    assert Frontier.from_bytes(frontier.to_bytes()) == frontier
+
+
+def test_records_of_newer_versions_are_refused_and_unknown_keys_ignored():
+    with pytest.raises(ShareError, match="newer"):
+        records.decode(b'{"version": 99}', "a record")
+    assert Ticket.from_bytes(records.encode({"node": "a", "pid": 1, "host": "", "started": 0, "address": "", "new": 1}))
+
+
+def test_a_beat_has_a_fixed_length():
+    """Written in place: a shorter one must not leave the tail of a longer one."""
+    assert len(Beat(1, -1, 0, 0, 0).to_bytes()) == len(Beat(10**9, 10**6, 99, 20, 10**6).to_bytes())
+
+
+def test_this_process_is_not_gone_and_a_reused_pid_is_told_apart():
+    me = records.this_process("me")
+    assert not records.process_gone(me)
+    assert records.process_gone(Ticket("me", me.pid, me.host, me.started + 1))
+    assert not records.process_gone(Ticket("me", me.pid, "another host", me.started + 1)), "can't know"
+
+
+def test_a_share_that_is_not_writable_is_told(tmp_path, clock):
+    class ReadOnly(ShareDirectory):
+        def make(self, folder):
+            raise PermissionError(13, "Permission denied")
+
+    with pytest.raises(ShareError, match="can't write"):
+        check_share(ReadOnly(tmp_path, clock))
+
+
+def test_a_share_without_hard_links_is_told(tmp_path, clock, monkeypatch):
+    def no_links(*_args):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    with pytest.raises(ShareError, match="hard links"):
+        check_share(ShareDirectory(tmp_path, clock))
+
+
+def test_passing_errors_of_a_network_share_are_retried(tmp_path, clock):
+    share, answers = ShareDirectory(tmp_path, clock), iter([OSError(116, "Stale file handle"), OSError(5, "EIO"), b"x"])
+
+    def call():
+        answer = next(answers)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    assert share._retry(call, "name") == b"x"
+
+
+def test_a_full_share_is_told(tmp_path, clock):
+    def call():
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(ShareError, match="is full"):
+        ShareDirectory(tmp_path, clock)._retry(call, "name")
