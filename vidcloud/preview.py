@@ -1,0 +1,182 @@
+"""A contact sheet: some moments of a video, as they are and as filters show them."""
+
+import os
+import secrets
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av.error
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from vidcloud.chain import Chain, Stage, total_halo
+from vidcloud.errors import MediaError, UsageError
+from vidcloud.filter import Halo
+from vidcloud.media.convert import converter
+from vidcloud.media.files import open_input, reason
+from vidcloud.media.pictures import reader
+from vidcloud.media.probe import VideoInfo, probe
+from vidcloud.pixels import Array, pixel_format
+
+_GAP = 6
+_TEXT = 15
+_PAPER, _INK = (24, 24, 24), (235, 235, 235)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A frame with the neighbours that filters need.
+
+    Attributes:
+        frames: ``(n, samples)`` in the storage format.
+        times: of each, in seconds.
+        first: index in the video of the first one, as the frame rate lets expect.
+        at: which of them is meant.
+    """
+
+    frames: Array
+    times: list[float]
+    first: int
+    at: int
+
+
+class Sheet:
+    """A contact sheet: a column a moment, a row as the video is, and a row a filter.
+
+    Args:
+        video: the file.
+        at_s: moments in seconds from the video's start; none: spread evenly.
+        count: how many to spread.
+        stages: the filters, each on its own.
+        width: of one picture, in pixels.
+
+    Attributes:
+        times: the moments shown, in seconds.
+
+    Raises:
+        InputError: not a video.
+        MediaError: a moment can't be decoded.
+        UsageError: a moment after the video's end.
+        FilterError: a filter raised.
+        PluginError: a filter refuses these frames.
+    """
+
+    def __init__(self, video: Path, at_s: Sequence[float], count: int, stages: Sequence[Stage], width: int) -> None:
+        self._info = info = probe(video)
+        if not at_s:
+            at_s = [info.duration_s * (n + 0.5) / count for n in range(count)] if info.duration_s else [0.0]
+        late = [t for t in at_s if info.duration_s and t > info.duration_s]
+        if late:
+            raise UsageError(f"{video} has no frame at {late[0]:g} s: it ends at {info.duration_s:.2f} s")
+        halos = [total_halo(iter([s.filter])) for s in stages]
+        widest = Halo(max((h.before for h in halos), default=0), max((h.after for h in halos), default=0))
+        moments = [_moment(video, info, t, widest) for t in at_s]
+        self.times = [m.times[m.at] for m in moments]
+        rows: list[tuple[str, list[Stage]]] = [("as it is", []), *((s.name, [s]) for s in stages)]
+        self._rows = [(name, [self._thumb(m, chain, width) for m in moments]) for name, chain in rows]
+
+    def _thumb(self, moment: Moment, stages: list[Stage], width: int) -> Image.Image:
+        info, fmt = self._info, pixel_format("rgb24")
+        out = np.empty((1, fmt.samples(info.width, info.height)), fmt.dtype)
+        chain = Chain(stages, info.spec, fmt, converter)
+        chain.run(moment.frames, moment.first, out, moment.first + moment.at, moment.times)
+        picture: Any = out[0].reshape(info.height, info.width, 3)
+        shown_width = info.width * float(info.sample_aspect_ratio)
+        shown_height = float(info.height)
+        if turns := round(info.rotation / 90) % 4:
+            picture = np.rot90(picture, turns)
+        if turns % 2:
+            shown_width, shown_height = shown_height, shown_width
+        height = max(1, round(width * shown_height / shown_width))
+        return Image.fromarray(np.ascontiguousarray(picture)).resize((width, height), Image.Resampling.LANCZOS)
+
+    def image(self) -> Image.Image:
+        """The sheet."""
+        font = ImageFont.load_default(_TEXT)
+        across, down = self._rows[0][1][0].size
+        line = _TEXT + 2 * _GAP
+        across_all = _GAP + len(self.times) * (across + _GAP)
+        sheet = Image.new("RGB", (across_all, line + len(self._rows) * (line + down)), _PAPER)
+        draw = ImageDraw.Draw(sheet)
+        for column, time_s in enumerate(self.times):
+            draw.text((_GAP + column * (across + _GAP), _GAP), f"{time_s:.2f} s", _INK, font)
+        for row, (name, thumbs) in enumerate(self._rows):
+            top = line + row * (line + down)
+            draw.text((_GAP, top + _GAP), name, _INK, font)
+            for column, thumb in enumerate(thumbs):
+                sheet.paste(thumb, (_GAP + column * (across + _GAP), top + line))
+        return sheet
+
+    def write(self, output: Path, *, replace: bool = False) -> None:
+        """Write the sheet as a PNG file, whole or not at all.
+
+        Raises:
+            UsageError: the file exists and is not to be replaced, or the folder does not exist.
+        """
+        private = output.with_name(f".{output.name}.{secrets.token_hex(4)}")
+        try:
+            self.image().save(private, "PNG")
+            if replace:
+                private.replace(output)
+            else:
+                os.link(private, output)
+        except FileExistsError:
+            raise UsageError(f"{output} exists: give --force to replace it") from None
+        except FileNotFoundError:
+            raise UsageError(f"no folder {output.parent}") from None
+        finally:
+            with suppress(OSError):
+                private.unlink(missing_ok=True)
+
+
+def _moment(video: Path, info: VideoInfo, time_s: float, halo: Halo) -> Moment:
+    """The frame shown at a time, with its neighbours; at the video's end, the last frame.
+
+    It seeks, so that a preview of a long video is quick: frame numbers are those that the frame rate lets expect.
+    """
+    rate = float(info.average_rate or 25)
+    start = float(info.start_pts * info.time_base)
+    read = reader(info.pix_fmt, info.storage)
+    fmt = pixel_format(info.storage)
+    kept: deque[tuple[float, Array]] = deque()
+    chosen: int | None = None
+    left = halo.after
+    # One frame more than is needed: the frame shown at a time is the last that begins before it.
+    from_s = max(0.0, time_s - (halo.before + 2) / rate)
+    try:
+        for pts_s, frame in _frames_from(video, info, start + from_s):
+            flat: Array = np.empty(fmt.samples(info.width, info.height), fmt.dtype)
+            read(frame, flat)
+            now = pts_s - start
+            if chosen is None and kept and now > time_s + 1e-6:
+                chosen = len(kept) - 1
+            kept.append((now, flat))
+            if chosen is None:
+                if len(kept) > halo.before + 1:
+                    kept.popleft()
+            else:
+                left = halo.after - (len(kept) - 1 - chosen)
+                if left <= 0:
+                    break
+    except av.error.FFmpegError as e:
+        raise MediaError(f"{video}: the frame at {time_s:.2f} s can't be decoded: {reason(e)}") from e
+    if not kept:
+        raise MediaError(f"{video}: no frame can be decoded at {time_s:.2f} s")
+    at = len(kept) - 1 if chosen is None else chosen
+    times = [t for t, _ in kept]
+    frames: Any = np.stack([flat for _, flat in kept])
+    return Moment(frames, times, max(0, round(times[0] * rate)), at)
+
+
+def _frames_from(video: Path, info: VideoInfo, time_s: float) -> Iterator[tuple[float, Any]]:
+    with open_input(video) as container:
+        stream = container.streams[info.stream]
+        with suppress(av.error.FFmpegError):  # what can't be sought is read from its start
+            container.seek(int(time_s / info.time_base), stream=stream, backward=True)
+        for n, frame in enumerate(container.decode(stream)):
+            pts = frame.pts if frame.pts is not None else frame.dts
+            yield (float(pts * info.time_base) if pts is not None else n / float(info.average_rate or 25)), frame
