@@ -53,8 +53,10 @@ _TS_CODECS = frozenset(
         "hdmv_pgs_subtitle",
     ]
 )
-# AVI has no place for timestamps, so coded order must be shown order; and no place for tags.
-_AVI_CODECS = frozenset(["mpeg4", "mjpeg", "ffv1", "utvideo", "huffyuv", "ffvhuff", "rawvideo", "h264", "png"])
+# Listed in FFmpeg's tables, and refused by the muxer or unreadable afterwards.
+_REFUSED = frozenset(
+    [("avi", c) for c in ("hevc", "av1", "vp9", "vp8", "prores", "opus")] + [("mov", c) for c in ("opus", "vp9", "av1")]
+)
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def holds(container: str, codec: str) -> bool:
     """Whether a container can hold a codec, by FFmpeg's tables and a few of ours."""
     if container == "mpegts":
         return codec in _TS_CODECS
-    if container == "avi" and codec in ("hevc", "av1", "vp9", "prores"):
+    if (container, codec) in _REFUSED:
         return False
     try:
         av.open(io.BytesIO(), "w", format=container).add_mux_stream(codec)

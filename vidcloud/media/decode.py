@@ -125,7 +125,7 @@ class Decoder:
         self._finish()
 
     def _frames(self, container: Any, stream: Any) -> Iterator[Any]:
-        packets = 0
+        packets, incomplete = 0, False
         # Filled from the header alone for these; it grows while others are read.
         indexed = len(stream.index_entries) if "mp4" in container.format.name else 0
         for other in container.streams:
@@ -143,12 +143,14 @@ class Decoder:
                 break
             if packet.size:
                 packets += 1
-                if packet.is_corrupt:
-                    self.report.truncated = self.report.truncated or "a packet is incomplete"
+                incomplete = packet.is_corrupt
+                if incomplete:
                     self._damage(f"the data of the frame after frame {self.report.frames - 1} is incomplete")
             yield from self._decode(packet, stream)
-        if indexed and packets < indexed and not self.report.truncated:
-            self.report.truncated = f"{packets} of {indexed} frames are there"
+        if indexed and packets < indexed:
+            self.report.truncated = self.report.truncated or f"{packets} of {indexed} frames are there"
+        elif incomplete:
+            self.report.truncated = self.report.truncated or "the last packet is incomplete"
 
     def _decode(self, packet: Any, stream: Any) -> Iterator[Any]:
         try:

@@ -3,83 +3,36 @@
 import contextlib
 import io
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 import av
 import av.error
 import av.logging
-from av.codec.codec import Codec, PixFmtLoss, find_best_pix_fmt_of_list
-from av.codec.context import CodecContext, Flags
+from av.codec.context import Flags
 
 from vidcloud.errors import MediaError, UsageError
 from vidcloud.media import colour
+from vidcloud.media.files import reason
 from vidcloud.media.pictures import writer
 from vidcloud.media.probe import VideoInfo
+from vidcloud.media.settings import (
+    COUNT_FRAMES,
+    FIXED_QUALITY,
+    INTERLACING,
+    MAX_GOP,
+    EncodeSettings,
+    Resolved,
+    check_options,
+    encoder_options,
+    resolve,
+)
 from vidcloud.pixels import Array, pixel_format
 
-MAX_GOP = 240
+__all__ = ["EncodeSettings", "EncodedPacket", "Encoder", "Resolved", "check_settings", "resolve"]
+
 # SVT-AV1 prints to stderr by itself; 1 leaves errors only.
 os.environ.setdefault("SVT_LOG", "1")
-
-_X26X = ("libx264", "libx264rgb", "libx265")
-# Their time base is limited, so they count frames; timestamps are put back on their packets.
-_COUNT_FRAMES = ("mpeg4", "mpeg2video", "mpeg1video", "msmpeg4", "msmpeg4v2", "h263", "h263p", "flv", "wmv1", "wmv2")
-_FIXED_QUALITY = (*_COUNT_FRAMES, "mjpeg")
-# With encoders of the mpegvideo family closed GOPs exclude scene cuts.
-_NO_SCENE_CUTS = {"sc_threshold": "1000000000"}
-_INTERLACING = ("libx264", "libx264rgb", "mpeg2video", "mpeg4", "prores_ks", "prores", "dnxhd")
-_OPEN_GOPS = ("open-gop=1", "open_gop=1", "intra-refresh=1", "intra_refresh=1", "irefresh-type=1")
-
-
-@dataclass(frozen=True)
-class EncodeSettings:
-    """What the user asked of the encoder.
-
-    Attributes:
-        codec: FFmpeg's name of the encoder.
-        crf: constant quality, for encoders that have it; None leaves their default.
-        preset: speed preset, for encoders that have it.
-        pix_fmt: FFmpeg's pixel format, None for the source's own or the nearest.
-        options: further options of the encoder as text.
-    """
-
-    codec: str = "libx264"
-    crf: float | None = None
-    preset: str | None = None
-    pix_fmt: str | None = None
-    options: Mapping[str, str] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """A dict of JSON's types."""
-        return {**asdict(self), "options": dict(self.options)}
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> "EncodeSettings":
-        """Read what `to_json` wrote; unknown keys are ignored."""
-        known = {f.name for f in fields(cls)}
-        return cls(**{k: v for k, v in record.items() if k in known})
-
-
-@dataclass(frozen=True)
-class Resolved:
-    """The encoder that serves a source.
-
-    Attributes:
-        encoder: FFmpeg's name of the encoder (``libx264rgb`` where libx264 was asked for an RGB source).
-        codec: the codec's name, as muxers know it: ``h264``.
-        pix_fmt: what the encoder is given, FFmpeg's name.
-        storage: the storage format that `Encoder.encode` takes.
-        notes: lines for the user on what changes.
-    """
-
-    encoder: str
-    codec: str
-    pix_fmt: str
-    storage: str
-    notes: tuple[str, ...]
 
 
 class EncodedPacket(NamedTuple):
@@ -100,97 +53,6 @@ class EncodedPacket(NamedTuple):
     frame: int
 
 
-def encoder_codec(name: str) -> Codec:
-    """FFmpeg's video encoder of that name.
-
-    Raises:
-        UsageError: there is none, or it is no video encoder.
-    """
-    try:
-        codec = Codec(name, "w")
-    except ValueError:
-        raise UsageError(f"no encoder is called {name}: try libx264, libx265, libsvtav1, libvpx-vp9 or ffv1") from None
-    if codec.type != "video":
-        raise UsageError(f"{name} encodes {codec.type}, not video")
-    return codec
-
-
-def resolve(settings: EncodeSettings, info: VideoInfo) -> Resolved:
-    """Choose encoder and pixel format for a source.
-
-    Without a pixel format asked for: the source's own where the encoder takes it, else the least lossy one. RGB stays
-    RGB with libx264.
-
-    Raises:
-        UsageError: an unknown encoder, or a pixel format that it does not take.
-    """
-    encoder = settings.codec
-    rgb_asked = settings.pix_fmt in ("bgr0", "bgr24", "rgb24")
-    rgb_source = info.matrix == "rgb" and settings.pix_fmt is None and pixel_format(info.storage).bits == 8
-    if encoder == "libx264" and (rgb_asked or rgb_source):
-        encoder = "libx264rgb"
-    codec = encoder_codec(encoder)
-    formats = [f.name for f in codec.video_formats or ()]
-    pix_fmt, notes = _choose(encoder, formats, info, settings.pix_fmt)
-    try:
-        storage, losses = colour.storage_of(pix_fmt)
-    except KeyError:
-        raise UsageError(f"{encoder} can't be fed {pix_fmt} frames: they live in a graphics card") from None
-    del losses  # alpha of an output format is opaque, nothing is lost
-    if info.interlaced and encoder not in _INTERLACING:
-        notes.append(f"{encoder} codes interlaced video as whole frames; the container keeps the field order")
-    return Resolved(encoder, str(codec.canonical_name), pix_fmt, storage, tuple(notes))
-
-
-def _choose(encoder: str, formats: list[str], info: VideoInfo, asked: str | None) -> tuple[str, list[str]]:
-    def fits(name: str) -> bool:
-        """H.264 and H.265 crop in whole chroma samples."""
-        if encoder not in _X26X:
-            return True
-        try:
-            wide, high = pixel_format(name).log2_chroma
-        except KeyError:
-            wide, high = (1, 1) if name.startswith("nv12") else (1, 0) if name.startswith("nv16") else (0, 0)
-        return not (info.width % (1 << wide) or info.height % (1 << high))
-
-    known = [f for f in formats if fits(f)] if formats else []
-    if asked is not None:
-        for name in (asked, f"{asked}le"):
-            if name in known or (not formats and _is_format(name)):
-                return name, []
-        if any(n in formats for n in (asked, f"{asked}le")):
-            raise UsageError(f"{encoder} can't code {info.width}x{info.height} in {asked}: the size is odd")
-        raise UsageError(f"{encoder} does not take the pixel format {asked}: it takes {', '.join(formats)}")
-    native = pixel_format(info.storage).av_name
-    for name in (info.pix_fmt, native):
-        plain = name.replace("yuvj", "yuv")
-        if not formats or plain in known:
-            return plain, []
-        if name in known:
-            return name, []
-    if native.replace("yuv", "yuvj") in known and info.full_range:
-        return native.replace("yuv", "yuvj"), []
-    best, loss = find_best_pix_fmt_of_list([f for f in known if _storable(f)], native)
-    if best is None:
-        raise UsageError(f"{encoder} takes no pixel format that {info.pix_fmt} can become")
-    lost = [part.name.lower() for part in PixFmtLoss if part.value and part & loss and part.name]
-    tail = f" (loses {', '.join(lost)})" if lost else ""
-    return best.name, [f"{encoder} does not take {info.pix_fmt} at this size: coded as {best.name}{tail}"]
-
-
-def _is_format(name: str) -> bool:
-    try:
-        colour.storage_of(name)
-    except KeyError:
-        return False
-    return True
-
-
-def _storable(name: str) -> bool:
-    # Without alpha planes to invent.
-    return _is_format(name) and not colour.storage_of(name)[1]
-
-
 def check_settings(settings: EncodeSettings, info: VideoInfo) -> Resolved:
     """Refuse bad settings before any work, by opening the encoder once.
 
@@ -198,40 +60,9 @@ def check_settings(settings: EncodeSettings, info: VideoInfo) -> Resolved:
         UsageError: an unknown encoder, option or value, or a pixel format or size that the encoder does not take.
     """
     found = resolve(settings, info)
-    options = _options(settings, found)
-    joined = ":".join(f"{k}={v}" for k, v in options.items())
-    if any(word in joined for word in _OPEN_GOPS):
-        raise UsageError("the video is cut at keyframes, so open GOPs and intra refresh can't be used")
-    names = CodecContext.create(found.encoder, "w").supported_options
-    known = {o.name for o in (*names.generic, *names.private)}
-    private = {o.name for o in names.private}
-    for name, value in (("crf", settings.crf), ("preset", settings.preset)):
-        if value is not None and name not in private:
-            raise UsageError(f"{found.encoder} has no {name}: leave --{name} out or give its own options with -e")
-    for name in settings.options:
-        if name not in known and name not in ("q", "qscale"):
-            raise UsageError(f"{found.encoder} has no option {name}")
+    check_options(settings, found)
     Encoder(settings, info)
     return found
-
-
-def _options(settings: EncodeSettings, found: Resolved) -> dict[str, str]:
-    """The encoder's options: ours first, the user's over them."""
-    encoder = found.encoder
-    options: dict[str, str] = {}
-    if encoder == "ffv1":
-        options.update({"level": "3", "slicecrc": "1"})
-    if encoder in _COUNT_FRAMES:
-        options.update(_NO_SCENE_CUTS)
-    if settings.crf is not None:
-        options["crf"] = f"{settings.crf:g}"
-    if settings.preset is not None:
-        options["preset"] = settings.preset
-    options.update({k: str(v) for k, v in settings.options.items()})
-    if encoder == "libx265":
-        mine = "log-level=none:open-gop=0"
-        options["x265-params"] = ":".join(p for p in (mine, options.get("x265-params", "")) if p)
-    return options
 
 
 class Encoder:
@@ -247,6 +78,7 @@ class Encoder:
     Attributes:
         resolved: the encoder and the format that `encode` takes.
         codec_tag: the tag that the encoder chose, or empty.
+        colour: what it was told: primaries, transfer, matrix, range, as FFmpeg's numbers.
 
     Raises:
         UsageError: the encoder refuses the settings.
@@ -255,7 +87,7 @@ class Encoder:
     def __init__(self, settings: EncodeSettings, info: VideoInfo, *, threads: int = 0) -> None:
         self.resolved = resolve(settings, info)
         self._info = info
-        self._counts = self.resolved.encoder in _COUNT_FRAMES
+        self._counts = self.resolved.encoder in COUNT_FRAMES
         rate = info.average_rate or Fraction(25)
         self._rate = rate.limit_denominator(1001)
         self._time_base = 1 / self._rate if self._counts else info.time_base
@@ -266,11 +98,15 @@ class Encoder:
         self._open(settings, threads)
         self._fields = _FieldFlags(info, self.resolved) if self._interlaced else None
         tag = self._context.codec_tag
+        context = self._context
+        self.colour = tuple(
+            int(n) for n in (context.color_primaries, context.color_trc, context.colorspace, context.color_range)
+        )
         self.codec_tag = tag if tag.isprintable() and tag.strip("\0 ") else ""
 
     @property
     def _interlaced(self) -> bool:
-        return self._info.interlaced and self.resolved.encoder in _INTERLACING
+        return self._info.interlaced and self.resolved.encoder in INTERLACING
 
     def _open(self, settings: EncodeSettings, threads: int) -> None:
         failure = ""
@@ -284,7 +120,7 @@ class Encoder:
                 failure = str(e)
                 if "does not support" in failure:
                     continue
-                raise UsageError(f"{self.resolved.encoder}: {reason_of(e)}") from e
+                raise UsageError(f"{self.resolved.encoder}: {reason(e)}") from e
             try:
                 self._output.start_encoding()
             except (av.error.FFmpegError, ValueError) as e:
@@ -299,7 +135,7 @@ class Encoder:
         info, found = self._info, self.resolved
         context: Any = self._stream.codec_context
         self._context = context
-        options = _options(settings, found)
+        options = encoder_options(settings, found)
         context.width, context.height, context.pix_fmt = info.width, info.height, found.pix_fmt
         context.time_base = self._time_base
         self._stream.time_base = self._time_base
@@ -317,9 +153,12 @@ class Encoder:
             options.setdefault("chroma_sample_location", info.chroma_location)
         if self._interlaced:
             context.flags |= Flags.interlaced_dct.value | Flags.interlaced_me.value
+            if found.encoder.startswith("libx264"):
+                order = "tff=1" if info.top_field_first else "bff=1"
+                options["x264-params"] = ":".join(p for p in (order, options.get("x264-params", "")) if p)
         context.field_order = info.field_order
         quality = options.pop("q", None) or options.pop("qscale", None)
-        if quality is None and found.encoder in _FIXED_QUALITY and not {"b", "global_quality"} & set(options):
+        if quality is None and found.encoder in FIXED_QUALITY and not {"b", "global_quality"} & set(options):
             quality = "3"
         if quality is not None:
             context.flags |= Flags.qscale.value
@@ -341,7 +180,7 @@ class Encoder:
         finally:
             av.logging.set_level(before)
         lines = [text.strip() for _, _, text in logs if text.strip()]
-        return "; ".join(dict.fromkeys(lines)) or reason_of(error)
+        return "; ".join(dict.fromkeys(lines)) or reason(error)
 
     def encode(self, flat: Array, pts: int, duration: int = 0) -> list[EncodedPacket]:
         """Encode the next frame.
@@ -384,7 +223,7 @@ class Encoder:
         try:
             made = self._context.encode(frame)
         except av.error.FFmpegError as e:
-            raise MediaError(f"{self.resolved.encoder} failed near frame {self._given - 1}: {reason_of(e)}") from e
+            raise MediaError(f"{self.resolved.encoder} failed near frame {self._given - 1}: {reason(e)}") from e
         out = []
         for packet in made:
             try:
@@ -452,9 +291,3 @@ class _FieldFlags:
         out = self._graph.pull()
         out.pts, out.time_base = pts, base
         return out
-
-
-def reason_of(error: BaseException) -> str:
-    """FFmpeg's message without the call that PyAV adds."""
-    text = str(getattr(error, "strerror", None) or error)
-    return text.removeprefix("[Errno ").strip()

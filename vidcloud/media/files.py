@@ -6,6 +6,7 @@ from typing import Any
 
 import av
 import av.error
+from av.container.core import Flags
 
 from vidcloud.errors import InputError, MediaError
 
@@ -22,6 +23,10 @@ _REFUSED = {
     "tty": "text",
     "xbin": "text",
 }
+
+
+# AVFMT_FLAG_GENPTS; the enum's type is told wrongly.
+_GENPTS: int = Flags.gen_pts.value  # type: ignore[assignment]
 
 
 def url(path: Path | str) -> str:
@@ -61,6 +66,8 @@ def open_input(path: Path | str) -> Any:
         raise MediaError(f"{path}: permission denied") from e
     except (av.error.FFmpegError, ValueError, OSError) as e:
         raise InputError(f"{path} is not a video that FFmpeg can read: {reason(e)}") from e
+    # PyAV asks for invented PTS, which are wrong for AVI; what is missing shows as missing.
+    container.flags &= ~_GENPTS
     name = container.format.name
     kind = _REFUSED.get(name) or ("a still picture" if name.endswith("_pipe") else None)
     if kind:

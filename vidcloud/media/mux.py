@@ -18,7 +18,7 @@ from av.stream import Discard
 from vidcloud.errors import MediaError
 from vidcloud.media.containers import ISO, MATROSKA, Carried, clock_of, container_format, plan
 from vidcloud.media.files import open_input, reason, url
-from vidcloud.media.parts import Part, PartPacket
+from vidcloud.media.parts import Part
 from vidcloud.media.probe import VideoInfo
 
 _INT32 = (1 << 31) - 1
@@ -126,13 +126,13 @@ class _Mux:
                 self._write(out, source, carried, template.streams.video[0], first)
             except (av.error.FFmpegError, ValueError) as e:
                 raise MediaError(f"{self._output} can't be written: {reason(e)}") from e
-        self._compare()
+        self._compare(first.pts[0] * first.time_base + self._shift)
         return self._report
 
     def _set_shift(self, first: Part) -> None:
-        """MP4 and MOV show nothing before zero: move everything, so that nothing is cut off."""
+        """No container but NUT has times before zero for a video: move everything, so that nothing is cut off."""
         start = first.pts[0] * first.time_base
-        if self._container in (*ISO, "mpegts") and start < 0:
+        if start < 0:
             self._shift = -start
             self._report.notes.append(
                 f"all timestamps are {float(-start):.6f} s later: {self._container} can't start before zero"
@@ -184,7 +184,7 @@ class _Mux:
         inexact = False
         for packet, stream in _merged(self._video(first), self._others(source, streams)):
             if stream is None:
-                inexact = inexact or (packet.pts * first.time_base / base).denominator != 1
+                inexact = inexact or (packet.pts * packet.time_base / base).denominator != 1
                 packet.stream = video
                 self._report.frames += 1
             else:
@@ -205,7 +205,7 @@ class _Mux:
         if info.average_rate:
             context.framerate = info.average_rate
         context.sample_aspect_ratio = info.sample_aspect_ratio
-        context.color_primaries, context.color_trc = info.primaries, info.trc
+        context.color_primaries, context.color_trc, context.colorspace, context.color_range = first.colour
         context.field_order = info.field_order
         tag = "hvc1" if first.codec == "hevc" else first.codec_tag if self._container == "mov" else ""
         if tag and self._container in ISO:
@@ -219,9 +219,14 @@ class _Mux:
 
     def _video(self, first: Part) -> Iterator[tuple[Fraction, Any]]:
         """The parts' packets with DTS, which are the sorted timestamps, delayed."""
-        shift = int(self._shift / first.time_base)
         step = first.pts[1] - first.pts[0] if len(first.pts) > 1 else self._usual_step()
-        dts = deque(first.pts[0] - k * step for k in range(self._delay, 0, -1))
+        start, delay = first.pts[0], self._delay
+        # MP4 lets decoding start before time zero. Where that would move all, the first ones are squeezed together
+        # between the first two timestamps, in a finer unit.
+        fine = 1 if self._container in (*ISO, *MATROSKA) else delay + 1
+        ahead = [start - k * step for k in range(delay, 0, -1)]
+        dts = deque(t * fine for t in ahead) if fine == 1 else deque(start * fine + k * step for k in range(delay))
+        shift, unit = int(self._shift / first.time_base) * fine, first.time_base / fine
         expected, template = first.first, first.template()
         for part in chain([first], self._parts):
             if part.first != expected or part.time_base != first.time_base or part.codec != first.codec:
@@ -229,24 +234,23 @@ class _Mux:
             if part is not first and not _same_parameters(part.template(), template):
                 raise MediaError(f"{part.path} was encoded with other parameters than the first part")
             expected += part.frames
-            dts.extend(part.pts)
+            times = [t * fine for t in part.pts]
+            if part is first and fine > 1:
+                times[0] += delay * step
+            dts.extend(times)
             for coded in part.packets():
-                packet = self._packet(coded, dts.popleft(), shift, first.time_base)
-                yield packet.dts * first.time_base, packet
+                if coded.pts * fine < dts[0]:
+                    raise MediaError("the parts need a longer delay than was said")
+                packet = av.Packet(coded.data)
+                packet.pts, packet.dts = coded.pts * fine + shift, dts.popleft() + shift
+                packet.duration = (coded.duration or self._usual_step()) * fine
+                packet.time_base = unit
+                packet.is_keyframe = coded.key
+                yield packet.dts * unit, packet
 
     def _usual_step(self) -> int:
         rate = self._info.average_rate
         return max(1, round(1 / (rate * self._info.time_base))) if rate else 1
-
-    def _packet(self, coded: PartPacket, dts: int, shift: int, time_base: Fraction) -> Any:
-        if dts > coded.pts:
-            raise MediaError("the parts need a longer delay than was said")
-        packet = av.Packet(coded.data)
-        packet.pts, packet.dts = coded.pts + shift, dts + shift
-        packet.duration = coded.duration or self._usual_step()
-        packet.time_base = time_base
-        packet.is_keyframe = coded.key
-        return packet
 
     def _others(self, source: Any, streams: dict[int, Any]) -> Iterator[tuple[Fraction, Any, Any]]:
         if not streams:
@@ -258,6 +262,8 @@ class _Mux:
             index = packet.stream_index
             if packet.dts is None:
                 packet.dts = packet.pts
+            elif packet.pts is None and source.streams[index].type == "audio":
+                packet.pts = packet.dts  # not told apart by AVI
             if self._shift:
                 ticks = round(self._shift / packet.time_base)
                 packet.dts += ticks
@@ -266,9 +272,14 @@ class _Mux:
             self._report.copied[index] += 1
             yield packet.dts * packet.time_base, packet, streams[index]
 
-    def _compare(self) -> None:
+    def _compare(self, expected: Fraction) -> None:
         """Say what of the source's tags did not get through; the muxers drop silently."""
         with open_input(self._output) as out, open_input(self._source) as source:
+            start = out.streams.video[0].start_time
+            late = float(start * out.streams.video[0].time_base - expected) if start is not None else 0.0
+            if abs(late) > 0.001:
+                # Audio that starts before zero, where a container has no such times.
+                self._report.notes.append(f"all timestamps are {late:.6f} s later: {self._container} starts at zero")
             kept = {k.lower() for k in out.metadata}
             missing = sorted(k for k in _carried_tags(source.metadata) if k.lower() not in kept)
             if missing:

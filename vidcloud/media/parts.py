@@ -48,6 +48,7 @@ class Part:
         time_base: of its timestamps.
         codec: the codec's name.
         codec_tag: the encoder's tag, or empty.
+        colour: primaries, transfer, matrix and range that it was told, FFmpeg's numbers.
         delay: by how many places decoding runs before presentation at most.
         pts: all timestamps, sorted.
         size: bytes of all packets.
@@ -61,6 +62,7 @@ class Part:
     time_base: Fraction
     codec: str
     codec_tag: str
+    colour: tuple[int, ...]
     delay: int
     pts: tuple[int, ...]
     size: int
@@ -129,6 +131,7 @@ def read_part(path: Path | str) -> Part:
         time_base=Fraction(header["time_base"]),
         codec=header["codec"],
         codec_tag=header["codec_tag"],
+        colour=tuple(header["colour"]),
         delay=footer["delay"],
         pts=tuple(footer["pts"]),
         size=footer["size"],
@@ -171,6 +174,7 @@ class PartWriter:
                 "codec": encoder.resolved.codec,
                 "encoder": encoder.resolved.encoder,
                 "codec_tag": encoder.codec_tag,
+                "colour": encoder.colour,
                 "time_base": f"{time_base.numerator}/{time_base.denominator}",
                 "first": first,
                 "template": len(template),
