@@ -327,6 +327,7 @@ class Collector:
             record = {
                 "job": _public(self._spec),
                 "stream": plane.describe(),
+                "lossless": plane.lossless,
                 "audio": audio_hashes(staged),
                 "input_audio": audio_hashes(source),
                 "report": assembly.report,

@@ -50,6 +50,8 @@ class CollectorPlane(Protocol):
     """Frames decoded so far."""
     estimate: int
     """About how many frames there will be; 0 where nobody knows."""
+    lossless: bool
+    """Whether the output's frames are the filtered ones to the last bit."""
 
     def describe(self) -> dict[str, object]:
         """What the processors must know of the frames, as a JSON record (``stream.json``)."""

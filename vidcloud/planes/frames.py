@@ -21,6 +21,7 @@ from vidcloud.job import JobDirectory, JobSpec
 from vidcloud.media.convert import converter
 from vidcloud.media.decode import Decoder, OnDamage
 from vidcloud.media.encode import Encoder, EncodeSettings, resolve
+from vidcloud.media.lossless import is_lossless
 from vidcloud.media.mux import mux
 from vidcloud.media.parts import Part, PartCutter, whole_parts
 from vidcloud.media.probe import VideoInfo
@@ -68,6 +69,7 @@ class FramesCollector:
         self.encoded = _stop(self._parts[-1]) if self._parts else 0
         self.durable_units = self.encoded // spec.chunk
         self.decoded = 0
+        self.lossless = is_lossless(self._settings, self._resolved)
         self.estimate = info.frames
         self._resume_at = self.encoded
         self._on_damage: OnDamage = "conceal" if spec.on_damage == "conceal" else "fail"

@@ -1,0 +1,130 @@
+"""A user of the command line, for tests of whole jobs; and what a video holds, read without vidcloud."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+VIDCLOUD = [sys.executable, "-m", "vidcloud"]
+
+
+@dataclass
+class Outcome:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out.strip().splitlines()[-1])
+
+
+class User:
+    """Someone at a terminal, with a share and a folder of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.share = folder / "share"
+        self.env = {**os.environ, "VIDCLOUD_SHARE": str(self.share), "PYTHONDONTWRITEBYTECODE": "1"}
+        self.started: list[subprocess.Popen[str]] = []
+
+    def __call__(self, *args: Any, env: dict[str, str] | None = None, timeout: float = 120) -> Outcome:
+        done = subprocess.run(
+            [*VIDCLOUD, *map(str, args)],
+            cwd=self.folder, env={**self.env, **(env or {})}, capture_output=True, text=True, timeout=timeout, check=False,
+        )  # fmt: skip
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    def start(self, *args: Any) -> subprocess.Popen[str]:
+        child = subprocess.Popen(
+            [*VIDCLOUD, *map(str, args)],
+            cwd=self.folder, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.started.append(child)
+        return child
+
+    def run(self, source: Path | str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """A job that must succeed; what ``--json`` says."""
+        outcome = self("run", source, "--json", *args, **kwargs)
+        assert outcome.code == 0, outcome.err
+        return outcome.json
+
+    def status(self, job: str) -> dict[str, Any]:
+        outcome = self("status", job, "--json")
+        assert outcome.code == 0, outcome.err
+        return outcome.json
+
+    def when(self, job: str, condition: Callable[[dict[str, Any]], bool], timeout: float = 60) -> dict[str, Any]:
+        """The job's status once a condition holds. Reads the share, which is what there is to wait for."""
+        from vidcloud.job import find
+        from vidcloud.launcher import Launcher
+
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            with contextlib.suppress(Exception):
+                now = Launcher(find(job, self.share)).status().to_json()
+                if condition(now):
+                    return now
+                assert now["state"] not in ("done", "failed", "cancelled"), f"ended too soon: {now}"
+            time.sleep(0.02)
+        raise AssertionError(f"never came: {self.status(job)}\n{self('logs', job).out}")
+
+    def when_no_processes(self, timeout: float = 30) -> None:
+        """Return when nothing of this user's runs any more."""
+        deadline = time.monotonic() + timeout
+        while left := self.processes():
+            assert time.monotonic() < deadline, f"still running: {left}"
+            time.sleep(0.05)
+
+    def processes(self) -> list[int]:
+        """Processes that work on this user's share."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdecimal() and int(entry.name) != os.getpid():
+                with contextlib.suppress(OSError):
+                    line = (entry / "cmdline").read_bytes().decode(errors="replace")
+                    state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+                    if str(self.share) in line and state != "Z":
+                        found.append(int(entry.name))
+        return found
+
+    def leave(self) -> None:
+        for child in self.started:
+            if child.poll() is None:
+                child.kill()
+            child.communicate()
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def frames_of(path: Path, fmt: str | None = None) -> tuple[list[np.ndarray], list[float]]:
+    """Every frame's samples and time, read by PyAV alone."""
+    pictures, times = [], []
+    with av.open(str(path)) as container:
+        for frame in container.decode(video=0):
+            shown = frame.reformat(format=fmt) if fmt else frame
+            pictures.append(shown.to_ndarray())
+            times.append(float(frame.pts * frame.time_base))
+    return pictures, times
+
+
+def same_frames(one: Path, other: Path) -> None:
+    """Assert that two files have the same frames: number, order, pixels, timestamps."""
+    (a, at), (b, bt) = frames_of(one), frames_of(other)
+    assert len(a) == len(b)
+    assert at == bt
+    for n, (x, y) in enumerate(zip(a, b, strict=True)):
+        assert np.array_equal(x, y), f"frame {n} differs"
