@@ -38,7 +38,6 @@ _TS_CODECS = frozenset(
         "hevc",
         "mpeg2video",
         "mpeg1video",
-        "mpeg4",
         "aac",
         "aac_latm",
         "mp2",
@@ -55,7 +54,8 @@ _TS_CODECS = frozenset(
 )
 # Listed in FFmpeg's tables, and refused by the muxer or unreadable afterwards.
 _REFUSED = frozenset(
-    [("avi", c) for c in ("hevc", "av1", "vp9", "vp8", "prores", "opus")] + [("mov", c) for c in ("opus", "vp9", "av1")]
+    [("avi", c) for c in ("hevc", "av1", "vp9", "vp8", "prores", "opus")]
+    + [("mov", c) for c in ("opus", "vp8", "vp9", "av1", "rawvideo")]
 )
 
 

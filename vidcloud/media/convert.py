@@ -34,8 +34,9 @@ def converter(src: FrameSpec, dst: FrameSpec) -> Convert:
 
     The returned function reads one flat array and fills the other; it keeps buffers, so one thread uses it at a time.
 
-    Between depths samples are shifted up, and down with rounding and clipping. Gray and RGB have full range; gray is
-    the picture's luma. A gray picture becomes YUV with neutral chroma.
+    Between depths, limited luma and chroma are shifted up, and down with rounding and clipping; full-range samples are
+    scaled, so that white stays white. Gray and RGB have full range; gray is the picture's luma. A gray picture becomes
+    YUV with neutral chroma.
 
     Args:
         src: the frames given; its matrix and range rule where one side is YUV.
@@ -69,7 +70,7 @@ def _steps(src: FrameSpec, dst: FrameSpec) -> list[tuple[Convert, PixelFormat]]:
     if a == b and (src.full_range == dst.full_range or a.family != "yuv"):
         return [(np.copyto, b)]
     if a.family == b.family and a.log2_chroma == b.log2_chroma and src.full_range == dst.full_range:
-        return _same_family(a, b, size)
+        return _same_family(a, b, size, full=src.full_range)
     if b.family == "gray":
         return _to_gray(src, b, size)
     if a.family == "gray":
@@ -78,11 +79,13 @@ def _steps(src: FrameSpec, dst: FrameSpec) -> list[tuple[Convert, PixelFormat]]:
         # swscale is many times faster to planar RGB than to packed; a merge follows.
         planar = pixel_format("gbrp" if b.bits == _BYTE else "gbrp16" if b.planes == 1 else b.name)
         first = (_scaled(src, planar, dst), planar)
-        return [first, *([] if planar == b else _same_family(planar, b, size))]
+        return [first, *([] if planar == b else _same_family(planar, b, size, full=True))]
     return [(_scaled(src, b, dst), b)]
 
 
-def _same_family(a: PixelFormat, b: PixelFormat, size: tuple[int, int]) -> list[tuple[Convert, PixelFormat]]:
+def _same_family(
+    a: PixelFormat, b: PixelFormat, size: tuple[int, int], *, full: bool
+) -> list[tuple[Convert, PixelFormat]]:
     """Steps that change depth and the order of samples, and nothing else."""
     steps: list[tuple[Convert, PixelFormat]] = []
     if a.family == "rgb" and (a.planes, a.name[:3]) != (b.planes, b.name[:3]):
@@ -90,7 +93,7 @@ def _same_family(a: PixelFormat, b: PixelFormat, size: tuple[int, int]) -> list[
         steps.append((_reorder(a, same_depth, size), same_depth))
         a = same_depth
     if a.bits != b.bits:
-        steps.append((_shift(a.bits, b.bits, b.dtype), b))
+        steps.append((_depth(a, b, size, full=full), b))
     return steps or [(np.copyto, b)]
 
 
@@ -129,28 +132,41 @@ def _reorder(a: PixelFormat, b: PixelFormat, size: tuple[int, int]) -> Convert:
     return convert
 
 
-def _shift(bits: int, to: int, dtype: np.dtype[Any]) -> Convert:
-    if to > bits:
-        up = to - bits
-        if dtype == np.uint8:
-            return lambda flat, out: np.copyto(out, np.left_shift(flat, up))
+def _depth(a: PixelFormat, b: PixelFormat, size: tuple[int, int], *, full: bool) -> Convert:
+    """Change the bits of samples as FFmpeg does.
 
-        def widen(flat: Array, out: Array) -> None:
-            np.multiply(flat, np.uint16(1 << up), out=out, dtype=np.uint16, casting="unsafe")
+    Samples of full range are scaled, so that white stays white: their top bits are repeated below. Limited luma, and
+    chroma always, are shifted. What goes down comes back exactly if it came up before.
+    """
+    scaled = a.samples(*size) if a.family != "yuv" else size[0] * size[1] if full else 0
+    pieces = [(slice(0, scaled), True), (slice(scaled, None), False)]
+    spare = np.empty(a.samples(*size), np.uint16)
+    by = abs(a.bits - b.bits)
 
-        return widen
-    down = bits - to
-    half, most = 1 << (down - 1), (1 << to) - 1
+    def up(flat: Array, out: Array, part: slice, *, scale: bool) -> None:
+        np.multiply(flat[part], np.uint16(1 << by), out=out[part], dtype=np.uint16, casting="unsafe")
+        if scale:
+            out[part] |= flat[part] >> (a.bits - by) if by < a.bits else flat[part]
 
-    def narrow(flat: Array, out: Array) -> None:
-        # Clipped first, so that adding the half can't run over 16 bits.
-        limit = np.uint16((most << down) | (half - 1))
-        part = np.minimum(flat, limit)
-        part += np.uint16(half)
-        np.right_shift(part, down, out=part)
-        np.copyto(out, part, casting="unsafe")
+    def down(flat: Array, out: Array, part: slice, *, scale: bool) -> None:
+        work, half = spare[part], np.uint16(1 << (by - 1))
+        if scale:
+            np.right_shift(flat[part], b.bits, out=work)
+            np.subtract(flat[part], work, out=work)
+        else:
+            # So that adding the half can't run over.
+            np.minimum(flat[part], np.uint16((((1 << b.bits) - 1) << by) | (int(half) - 1)), out=work)
+        work += half
+        np.right_shift(work, by, out=work)
+        np.copyto(out[part], work, casting="unsafe")
 
-    return narrow
+    change = up if b.bits > a.bits else down
+
+    def convert(flat: Array, out: Array) -> None:
+        for part, scale in pieces:
+            change(flat, out, part, scale=scale)
+
+    return convert
 
 
 def _scaled(src: FrameSpec, target: PixelFormat, dst: FrameSpec) -> Convert:
@@ -186,7 +202,7 @@ def _to_gray(src: FrameSpec, b: PixelFormat, size: tuple[int, int]) -> list[tupl
     a = src.format
     if a.family == "rgb":
         # The luma of a full-range YUV picture; swscale's own RGB to gray uses BT.601 whatever is asked.
-        name = "yuv444p" if a.bits == _BYTE else "yuv444p16"
+        name = "yuv420p" if a.bits == _BYTE else "yuv420p16"
         full = FrameSpec(pixel_format(name), *size, full_range=True, matrix=_rgb_matrix(src))
         return [*_steps(src, full), *_to_gray(full, b, size)]
     luma = size[0] * size[1]
@@ -196,7 +212,7 @@ def _to_gray(src: FrameSpec, b: PixelFormat, size: tuple[int, int]) -> list[tupl
     else:
         table = _range_table(a.bits, a.dtype, to_full=True)
         first = lambda flat, out: _look_up(flat[:luma], table, out)  # noqa: E731
-    return [(first, gray), *([] if gray == b else _same_family(gray, b, size))]
+    return [(first, gray), *([] if gray == b else _same_family(gray, b, size, full=True))]
 
 
 def _rgb_matrix(spec: FrameSpec) -> str:
@@ -208,14 +224,18 @@ def _from_gray(dst: FrameSpec, a: PixelFormat, size: tuple[int, int]) -> list[tu
     steps: list[tuple[Convert, PixelFormat]] = []
     if a.bits != b.bits:
         deeper = pixel_format("gray" if b.bits == _BYTE else f"gray{b.bits}")
-        steps.append((_shift(a.bits, b.bits, b.dtype), deeper))
+        steps.append((_depth(a, deeper, size, full=True), deeper))
     luma = size[0] * size[1]
     if b.family == "rgb":
 
         def spread(flat: Array, out: Array) -> None:
+            picture: Any = flat.reshape(size[1], size[0])
+            if b.planes == 1:
+                packed: Any = b.view(out, *size)
+                cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR, dst=packed)
+                return
             for plane in planes_of(b.view(out, *size)):
-                picture: Any = flat.reshape(size[1], size[0])
-                plane[...] = picture[..., None] if b.planes == 1 else picture
+                plane[...] = picture
 
         return [*steps, (spread, b)]
     table = None if dst.full_range else _range_table(b.bits, b.dtype, to_full=False)

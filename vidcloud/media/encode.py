@@ -31,8 +31,8 @@ from vidcloud.pixels import Array, pixel_format
 
 __all__ = ["EncodeSettings", "EncodedPacket", "Encoder", "Resolved", "check_settings", "resolve"]
 
-# SVT-AV1 prints to stderr by itself; 1 leaves errors only.
-os.environ.setdefault("SVT_LOG", "1")
+# SVT-AV1 prints to stderr by itself, even when an encoder is dropped; what matters it returns as an error.
+os.environ.setdefault("SVT_LOG", "0")
 
 
 class EncodedPacket(NamedTuple):
@@ -180,7 +180,7 @@ class Encoder:
         finally:
             av.logging.set_level(before)
         lines = [text.strip() for _, _, text in logs if text.strip()]
-        return "; ".join(dict.fromkeys(lines)) or reason(error)
+        return "; ".join(list(dict.fromkeys(lines))[:3]) or reason(error)
 
     def encode(self, flat: Array, pts: int, duration: int = 0) -> list[EncodedPacket]:
         """Encode the next frame.

@@ -144,6 +144,11 @@ class _Mux:
             options["avoid_negative_ts"] = "disabled"
         elif self._container == "mpegts":
             options["mpegts_copyts"] = "1"
+        elif self._container == "avi":
+            # Audio that starts before zero would move the video off its grid.
+            options["avoid_negative_ts"] = "disabled"
+            if self._delay:
+                raise MediaError("avi can't hold B-frames: use .mkv or .mp4, or encode with -e bf=0")
         elif self._container in ISO:
             # Start offsets are stored in this unit; by default it is a millisecond.
             bases = [first.time_base, *(source.streams[c.index].time_base for c in carried if c.how == "copy")]
@@ -207,8 +212,13 @@ class _Mux:
         context.sample_aspect_ratio = info.sample_aspect_ratio
         context.color_primaries, context.color_trc, context.colorspace, context.color_range = first.colour
         context.field_order = info.field_order
-        tag = "hvc1" if first.codec == "hevc" else first.codec_tag if self._container == "mov" else ""
-        if tag and self._container in ISO:
+        tag = first.codec_tag
+        if self._container in ISO:
+            # Apple's players take no other tag; and MP4 has tags of its own.
+            tag = "hvc1" if first.codec == "hevc" else tag if self._container == "mov" else ""
+        elif first.codec not in ("rawvideo", "utvideo"):
+            tag = ""  # these two are told by it alone
+        if tag:
             context.codec_tag = tag
         if info.display_matrix is not None:
             made.set_display_matrix(info.display_matrix)
@@ -280,6 +290,11 @@ class _Mux:
             if abs(late) > 0.001:
                 # Audio that starts before zero, where a container has no such times.
                 self._report.notes.append(f"all timestamps are {late:.6f} s later: {self._container} starts at zero")
+            if self._container == "avi":
+                early = [s for s in source.streams.audio if _starts_before_zero(self._source, s.index)]
+                self._report.notes.extend(
+                    f"audio stream {s.index} starts before zero and so a few milliseconds late in avi" for s in early
+                )
             kept = {k.lower() for k in out.metadata}
             missing = sorted(k for k in _carried_tags(source.metadata) if k.lower() not in kept)
             if missing:
@@ -300,6 +315,12 @@ def _merged(
         elif other:
             yield other[1], other[2]
             other = next(others, None)
+
+
+def _starts_before_zero(path: Path | str, index: int) -> bool:
+    with open_input(path) as container:
+        first = next((p for p in container.demux(container.streams[index]) if p.size), None)
+        return first is not None and first.pts is not None and first.pts < 0
 
 
 def _carried_tags(tags: dict[str, str]) -> dict[str, str]:
