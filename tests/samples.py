@@ -293,13 +293,13 @@ def _cut(name: str, keep: float) -> Callable[[Path], Path]:
     return make
 
 
-def _hurt(name: str, at: float) -> Callable[[Path], Path]:
+def _hurt(name: str, at: float, length: int = 400) -> Callable[[Path], Path]:
     """Another sample with bytes in the middle overwritten."""
 
     def make(path: Path) -> Path:
         data = bytearray(sample(name, path.parent).read_bytes())
         start = int(len(data) * at)
-        noise = np.random.default_rng(1).integers(0, 256, 400, dtype=np.uint8).tobytes()
+        noise = np.random.default_rng(1).integers(0, 256, length, dtype=np.uint8).tobytes()
         data[start : start + len(noise)] = noise[: len(data) - start]
         path.write_bytes(data)
         return path
@@ -392,6 +392,7 @@ GOOD: dict[str, Callable[[Path], Path]] = {
     "ffv1-gray.mkv": _plain(codec="ffv1", pix_fmt="gray"),
     "ffv1-gray10.mkv": _plain(codec="ffv1", pix_fmt="gray10le"),
     "ffv1-yuv422p.mkv": _plain(codec="ffv1", pix_fmt="yuv422p"),
+    "ffv1-crc.mkv": _plain(codec="ffv1", options={"level": "3", "slicecrc": "1"}),
     "ffv1-yuv444p.mkv": _plain(codec="ffv1", pix_fmt="yuv444p"),
     "ffv1-yuv410p.mkv": _plain(codec="ffv1", pix_fmt="yuv410p"),
     "ffv1-yuv411p.mkv": _plain(codec="ffv1", pix_fmt="yuv411p"),
@@ -418,9 +419,9 @@ TRUNCATED: dict[str, Callable[[Path], Path]] = {
 
 HURT: dict[str, Callable[[Path], Path]] = {
     "hurt-264.mp4": _hurt("no-audio.mp4", 0.4),
-    "hurt-hevc.mp4": _hurt("10bit.mp4", 0.6),
+    "hurt-hevc.mp4": _hurt("10bit.mp4", 0.25),
     "hurt-mpeg2.ts": _hurt("interlaced-bff.ts", 0.5),
-    "hurt-ffv1.mkv": _hurt("ffv1-yuv422p.mkv", 0.5),
+    "hurt-ffv1.mkv": _hurt("ffv1-crc.mkv", 0.5, 20),
 }
 """Files with damage in the middle."""
 

@@ -1,6 +1,7 @@
 """How long a file says it is, so that a truncated one shows even where the demuxer reports a plain end."""
 
 from pathlib import Path
+from typing import Any
 
 _EBML, _SEGMENT = 0x1A45DFA3, 0x18538067
 _TS_SYNC = 0x47
@@ -28,8 +29,25 @@ def missing_bytes(path: Path | str) -> str:
     return f"{stated - size} of {stated} bytes are missing" if stated > size else ""
 
 
+def missing_samples(container: Any) -> str:
+    """What shows that an opened MP4's index points behind the file's end, in words; empty where it does not.
+
+    Looks at the last entries of every stream, so that a cut that hits the audio alone shows too.
+    """
+    if "mp4" not in container.format.name:
+        return ""
+    end, size = 0, container.size
+    for stream in container.streams:
+        entries = stream.index_entries
+        for k in range(max(0, len(entries) - 16), len(entries)):
+            end = max(end, entries[k].pos + entries[k].size)
+    return f"{end - size} of {end} bytes are missing" if 0 < size < end else ""
+
+
 def _matroska_size(head: bytes) -> int:
     """The end of the segment in bytes, 0 where it states none."""
+    if len(head) < 64:
+        return 0
     _, at = _element_id(head, 0)
     length, at = _element_size(head, at)
     if length is None:
