@@ -129,8 +129,11 @@ def _header(fd: int, path: Path) -> tuple[ChunkHeader, int]:
         raise ShareError(f"{path} is not a chunk file")
     length = int(line[len(_MAGIC) :])
     start = len(line) + 1
-    record = json.loads(os.pread(fd, length, start))
-    header = ChunkHeader(**{k: tuple(v) if isinstance(v, list) else v for k, v in record.items()})
+    try:
+        record = json.loads(os.pread(fd, length, start))
+        header = ChunkHeader(**{k: tuple(v) if isinstance(v, list) else v for k, v in record.items()})
+    except (ValueError, TypeError) as e:
+        raise ShareError(f"{path} is cut short") from e
     offset = -(-(start + length) // _ALIGN) * _ALIGN
     if os.fstat(fd).st_size < offset + header.frame_bytes * len(header.pts):
         raise ShareError(f"{path} is cut short")

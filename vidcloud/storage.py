@@ -7,6 +7,7 @@ appear when their upload is complete, and HTTP servers get one PUT.
 import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -97,12 +98,9 @@ def get(url: str, target: Path) -> Path:
         response = _http("GET", url, preload_content=False)
         if response.status >= 300:
             raise StorageError(f"can't fetch {url}: the server says {response.status} {response.reason}")
-        expected = response.headers.get("content-length")
-        with partial.open("wb") as f:
+        with _http_errors(url), partial.open("wb") as f:
             shutil.copyfileobj(response, f, 1 << 20)
         response.release_conn()
-        if expected is not None and partial.stat().st_size != int(expected):
-            raise StorageError(f"can't fetch {url}: it broke off after {partial.stat().st_size} of {expected} bytes")
     partial.replace(target)
     return target
 
@@ -166,8 +164,20 @@ def _sync(path: Path) -> None:
 def _http(method: str, url: str, **kwargs: Any) -> Any:
     import urllib3  # noqa: PLC0415 - only for those who use it
 
-    try:
+    with _http_errors(url):
         return urllib3.request(method, url, timeout=_TIMEOUT_S, retries=urllib3.Retry(3, backoff_factor=0.5), **kwargs)
+
+
+@contextlib.contextmanager
+def _http_errors(url: str) -> Iterator[None]:
+    import urllib3  # noqa: PLC0415
+
+    try:
+        yield
+    except urllib3.exceptions.IncompleteRead as e:
+        raise StorageError(f"can't fetch {url}: it broke off after {e.partial} bytes; try again") from e
+    except urllib3.exceptions.ProtocolError as e:
+        raise StorageError(f"can't fetch {url}: the connection broke; try again") from e
     except urllib3.exceptions.HTTPError as e:
         raise StorageError(f"can't reach {url}: {_reason(e)}") from e
 
@@ -180,26 +190,19 @@ def _reason(error: BaseException) -> str:
 def _s3() -> Any:
     import boto3  # noqa: PLC0415 - a quarter of a second, only for those who use it
 
-    return boto3.client("s3")
+    return boto3.session.Session().client("s3")  # not the cached one: credentials may have come since
 
 
-class _S3Errors(contextlib.AbstractContextManager["_S3Errors"]):
-    def __init__(self, url: str) -> None:
-        self._url = url
+@contextlib.contextmanager
+def _s3_errors(url: str) -> Iterator[None]:
+    import botocore.exceptions as b  # noqa: PLC0415
+    from boto3.exceptions import Boto3Error  # noqa: PLC0415
 
-    def __exit__(self, kind: Any, error: BaseException | None, tb: Any) -> None:
-        if error is None:
-            return
-        import botocore.exceptions as b  # noqa: PLC0415
-        from boto3.exceptions import Boto3Error  # noqa: PLC0415
-
-        if isinstance(error, (b.NoCredentialsError, b.PartialCredentialsError)):
-            raise StorageError(
-                f"{self._url}: no credentials; run `aws configure`, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-            ) from error
-        if isinstance(error, (b.BotoCoreError, b.ClientError, Boto3Error)):
-            raise StorageError(f"{self._url}: {error}") from error
-
-
-def _s3_errors(url: str) -> _S3Errors:
-    return _S3Errors(url)
+    try:
+        yield
+    except (b.NoCredentialsError, b.PartialCredentialsError) as e:
+        raise StorageError(
+            f"{url}: no credentials; run `aws configure`, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        ) from e
+    except (b.BotoCoreError, b.ClientError, Boto3Error) as e:
+        raise StorageError(f"{url}: {e}") from e

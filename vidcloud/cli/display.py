@@ -38,7 +38,7 @@ def open_display(launcher: Any, *, quiet: bool = False, verbose: bool = False) -
 
 def line(status: Status, fps: float = 0.0) -> str:
     """A job in one line."""
-    total = f"{status.total}" if status.exact else f"~{status.total}"
+    total = f"{status.total}" if status.exact else f"about {status.total}" if status.total else "?"
     nodes = sum(n.alive for n in status.nodes if n.role == "processor")
     told = (
         f"{status.job} {status.state}: decoded {status.decoded}, filtered {status.filtered}, "

@@ -135,6 +135,8 @@ class Worker:
         told = self.frontier()
         for unit in sorted(told.retake):
             retake = told.retake[unit]
+            if unit >= told.offered:
+                break  # after a resume: its input is not on the share again yet
             if self.node not in retake.avoid and (got := self._try(unit, retake.epoch, keep=retake.keep)):
                 return got
         unit, failures = told.hint, 0

@@ -1,0 +1,153 @@
+"""Get and put by URL, with real servers on loopback: an HTTP server of ours, and moto's S3."""
+
+import http.server
+import threading
+
+import pytest
+
+from vidcloud import storage
+from vidcloud.errors import StorageError, UsageError
+
+
+@pytest.fixture
+def staged(tmp_path):
+    path = tmp_path / "staged.mp4"
+    path.write_bytes(b"picture" * 1000)
+    return path
+
+
+def test_paths_and_urls():
+    assert storage.normalise("/a/b c.mp4") == "file:///a/b c.mp4"
+    assert storage.name_of("s3://bucket/a/cat%20one.avi?x=1") == "cat one.avi"
+    assert storage.local_path("http://x/y") is None
+    for bad in ("ftp://x/y", "s3://bucket", "s3:///key"):
+        with pytest.raises(UsageError):
+            storage.normalise(bad)
+
+
+def test_a_local_output_is_whole_or_absent_and_replaces_nothing(tmp_path, staged):
+    url = storage.normalise(str(tmp_path / "out.mp4"))
+    assert storage.staging(url, tmp_path, "j").parent == tmp_path
+    storage.put(staged, url, force=False)
+    assert (tmp_path / "out.mp4").read_bytes() == b"picture" * 1000
+    assert not staged.exists()
+    staged.write_bytes(b"other")
+    with pytest.raises(StorageError, match="appeared meanwhile"):
+        storage.put(staged, url, force=False)
+    assert (tmp_path / "out.mp4").read_bytes() == b"picture" * 1000
+    storage.put(staged, url, force=True)
+    assert (tmp_path / "out.mp4").read_bytes() == b"other"
+
+
+class _Files(http.server.BaseHTTPRequestHandler):
+    files: dict[str, bytes] = {}
+    short = False
+
+    def do_HEAD(self):
+        self.send_response(200 if self.path in self.files else 404)
+        self.end_headers()
+
+    def do_GET(self):
+        body = self.files.get(self.path)
+        self.send_response(200 if body is not None else 404)
+        self.send_header("content-length", str(len(body or b"")))
+        self.end_headers()
+        self.wfile.write((body or b"")[: 10 if self.short else None])
+
+    def do_PUT(self):
+        self.files[self.path] = self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(201)
+        self.end_headers()
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def web():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Files)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    _Files.files, _Files.short = {"/cat.avi": b"cat" * 99}, False
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_http(tmp_path, web, staged):
+    assert storage.exists(f"{web}/cat.avi")
+    assert not storage.exists(f"{web}/dog.avi")
+    assert storage.get(f"{web}/cat.avi", tmp_path / "cat.avi").read_bytes() == b"cat" * 99
+    with pytest.raises(StorageError, match="404"):
+        storage.get(f"{web}/dog.avi", tmp_path / "dog.avi")
+    storage.put(staged, f"{web}/out.mp4", force=False)
+    assert _Files.files["/out.mp4"] == b"picture" * 1000
+
+
+def test_an_http_answer_that_breaks_off_is_not_taken_for_the_file(tmp_path, web):
+    _Files.short = True
+    with pytest.raises(StorageError):
+        storage.get(f"{web}/cat.avi", tmp_path / "cat.avi")
+    assert not (tmp_path / "cat.avi").exists()
+
+
+def test_no_server(tmp_path):
+    with pytest.raises(StorageError, match="can't reach"):
+        storage.exists("http://127.0.0.1:9/x")
+
+
+@pytest.fixture(scope="module")
+def s3():
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3, monkeypatch):
+    import boto3
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="films")
+    return client
+
+
+def test_s3(tmp_path, bucket, staged):
+    bucket.put_object(Bucket="films", Key="in/cat.avi", Body=b"cat")
+    assert storage.exists("s3://films/in/cat.avi")
+    assert not storage.exists("s3://films/in/dog.avi")
+    assert storage.get("s3://films/in/cat.avi", tmp_path / "cat.avi").read_bytes() == b"cat"
+    with pytest.raises(StorageError, match="Not Found"):
+        storage.get("s3://films/in/dog.avi", tmp_path / "dog.avi")
+    storage.put(staged, "s3://films/out.mp4", force=False)
+    assert bucket.get_object(Bucket="films", Key="out.mp4")["Body"].read() == b"picture" * 1000
+    staged.write_bytes(b"other")
+    with pytest.raises(StorageError, match="appeared meanwhile"):
+        storage.put(staged, "s3://films/out.mp4", force=False)
+
+
+def test_a_large_object_goes_up_in_parts(bucket, staged):
+    staged.write_bytes(bytes(range(256)) * 4 * 10240)  # 10 MiB: more than one part
+    storage.put(staged, "s3://films/large.mp4", force=True)
+    head = bucket.head_object(Bucket="films", Key="large.mp4")
+    assert head["ContentLength"] == 10 * 1024 * 1024
+    assert "-" in head["ETag"], "multipart"
+
+
+def test_no_credentials(monkeypatch, tmp_path):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(StorageError, match="no credentials"):
+        storage.exists("s3://films/x")
