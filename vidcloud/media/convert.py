@@ -4,11 +4,13 @@ Chains of conversions that undo each other give back the samples: shifts between
 YUV against RGB goes through swscale with its bit-exact flags, so that every machine computes the same.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import cv2
 import numpy as np
 from av import VideoFrame
+from av.video.format import VideoFormat
 from av.video.reformatter import VideoReformatter
 
 from vidcloud.chain import Convert
@@ -68,19 +70,35 @@ def _steps(src: FrameSpec, dst: FrameSpec) -> list[tuple[Convert, PixelFormat]]:
     a, b = src.format, dst.format
     size = (src.width, src.height)
     if a == b and (src.full_range == dst.full_range or a.family != "yuv"):
-        return [(np.copyto, b)]
+        return [(_copy, b)]
     if a.family == b.family and a.log2_chroma == b.log2_chroma and src.full_range == dst.full_range:
         return _same_family(a, b, size, full=src.full_range)
     if b.family == "gray":
         return _to_gray(src, b, size)
     if a.family == "gray":
         return _from_gray(dst, a, size)
-    if b.family == "rgb" and (b.planes == 1 or b.name.startswith("gbrp")):
+    if _in_ffmpeg(a) and b.family == "rgb" and (b.planes == 1 or b.name.startswith("gbrp")):
         # swscale is many times faster to planar RGB than to packed; a merge follows.
         planar = pixel_format("gbrp" if b.bits == _BYTE else "gbrp16" if b.planes == 1 else b.name)
         first = (_scaled(src, planar, dst), planar)
         return [first, *([] if planar == b else _same_family(planar, b, size, full=True))]
+    for fmt, spec in ((a, src), (b, dst)):
+        if not _in_ffmpeg(fmt):  # 4:4:0 ends at 12 bits in FFmpeg
+            known = replace(spec, format=pixel_format(fmt.name[: fmt.name.index("p")] + "p12"))
+            return [*_steps(src, known), *_steps(known, dst)]
     return [(_scaled(src, b, dst), b)]
+
+
+def _in_ffmpeg(fmt: PixelFormat) -> bool:
+    try:
+        VideoFormat(fmt.av_name, 16, 16)
+    except ValueError:
+        return False
+    return True
+
+
+def _copy(flat: Array, out: Array) -> None:
+    np.copyto(out, flat)
 
 
 def _same_family(
@@ -94,7 +112,7 @@ def _same_family(
         a = same_depth
     if a.bits != b.bits:
         steps.append((_depth(a, b, size, full=full), b))
-    return steps or [(np.copyto, b)]
+    return steps or [(_copy, b)]
 
 
 def _reordered(a: PixelFormat, b: PixelFormat) -> PixelFormat:

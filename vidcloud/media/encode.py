@@ -31,6 +31,7 @@ from vidcloud.pixels import Array, pixel_format
 
 __all__ = ["EncodeSettings", "EncodedPacket", "Encoder", "Resolved", "check_settings", "resolve"]
 
+_MPEG_RATES = [Fraction(n) for n in (24, 25, 30, 50, 60)] + [Fraction(n * 1000, 1001) for n in (24, 30, 60)]
 # SVT-AV1 prints to stderr by itself, even when an encoder is dropped; what matters it returns as an error.
 os.environ.setdefault("SVT_LOG", "0")
 
@@ -90,6 +91,8 @@ class Encoder:
         self._counts = self.resolved.encoder in COUNT_FRAMES
         rate = info.average_rate or Fraction(25)
         self._rate = rate.limit_denominator(1001)
+        if self.resolved.encoder in ("mpeg1video", "mpeg2video"):  # they know these rates only
+            self._rate = min(_MPEG_RATES, key=lambda known: abs(known - rate))
         self._time_base = 1 / self._rate if self._counts else info.time_base
         self._pending: dict[int | None, tuple[int, int, int]] = {}
         self._given = 0
