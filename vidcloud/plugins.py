@@ -78,8 +78,10 @@ def parse_spec(text: str) -> FilterSpecText:
     path, rest = found["path"], found["rest"]
     if rest is None:
         return FilterSpecText(path, {}, is_file=True)
-    member, colon, params = ("", ":", rest) if "=" in rest.partition(":")[0] else rest.partition(":")
-    if (colon and not params) or (member and not member.isidentifier()) or not (member or params):
+    member, colon, params = rest.partition(":")
+    if "=" in member:
+        member, params = "", rest
+    elif not member.isidentifier() or (colon and not params):
         raise PluginError(f"filter {text!r}: after the file write :CLASS, :key=value,… or :CLASS:key=value,…")
     return FilterSpecText(path, _parse_params(params, text), member, is_file=True)
 
