@@ -32,29 +32,16 @@ _FORMATS = {
 ISO = ("mp4", "mov")
 MATROSKA = ("matroska", "webm")
 # MPEG-TS takes any codec and then plays these only.
-_TS_CODECS = frozenset(
-    [
-        "h264",
-        "hevc",
-        "mpeg2video",
-        "mpeg1video",
-        "aac",
-        "aac_latm",
-        "mp2",
-        "mp3",
-        "ac3",
-        "eac3",
-        "dts",
-        "truehd",
-        "opus",
-        "dvb_subtitle",
-        "dvb_teletext",
-        "hdmv_pgs_subtitle",
-    ]
-)
+_TS_CODECS = frozenset([
+    "h264", "hevc", "mpeg2video", "mpeg1video",
+    "aac", "aac_latm", "mp2", "mp3", "ac3", "eac3", "dts", "truehd", "opus",
+    "dvb_subtitle", "dvb_teletext", "hdmv_pgs_subtitle",
+])  # fmt: skip
+# Codecs that don't tell the shape of a pixel themselves; Matroska could, if PyAV let it.
+_NO_ASPECT = frozenset(("av1", "ffv1", "vp8", "vp9", "prores", "rawvideo", "utvideo", "png"))
 # Listed in FFmpeg's tables, and refused by the muxer or unreadable afterwards.
 _REFUSED = frozenset(
-    [("avi", c) for c in ("hevc", "av1", "vp9", "vp8", "prores", "opus")]
+    [("avi", c) for c in ("hevc", "av1", "vp9", "vp8", "prores", "opus", "mpeg2video", "mpeg1video")]
     + [("mov", c) for c in ("opus", "vp8", "vp9", "av1", "rawvideo")]
 )
 
@@ -113,6 +100,8 @@ def check_container(path: Path | str, codec: str, info: VideoInfo, source: Path 
     clock = clock_of(name, info)
     if clock is not None and (info.time_base / clock).denominator != 1:
         notes.append(f"{Path(path).suffix} rounds timestamps to {_told_clock(clock)}")
+    if info.sample_aspect_ratio != 1 and (name == "avi" or (name in MATROSKA and codec in _NO_ASPECT)):
+        notes.append(f"the sample aspect ratio is not carried: {codec} in {Path(path).suffix} does not keep it")
     if source is not None:
         if name == "avi":
             _check_grid(path, source, info)

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import av
@@ -99,7 +100,7 @@ class Encoder:
         self._to_frame = writer(self.resolved.storage, self.resolved.pix_fmt, info.width, info.height)
         self._template: bytes | None = None
         self._open(settings, threads)
-        self._fields = _FieldFlags(info, self.resolved) if self._interlaced else None
+        self._fields = _FieldFlags(info, self.resolved.pix_fmt) if self._interlaced else None
         tag = self._context.codec_tag
         context = self._context
         self.colour = tuple(
@@ -276,15 +277,15 @@ def _tag_colour(context: Any, info: VideoInfo, found: Resolved) -> None:
 
 
 class _FieldFlags:
-    """Marks frames as interlaced; only a filter graph can set that flag through PyAV."""
+    """Marks frames as interlaced; only a filter can set that flag through PyAV."""
 
-    def __init__(self, info: VideoInfo, found: Resolved) -> None:
+    def __init__(self, info: VideoInfo, pix_fmt: str) -> None:
         graph: Any = av.filter.Graph()
-        source = graph.add_buffer(width=info.width, height=info.height, format=found.pix_fmt, time_base=info.time_base)
-        mark = graph.add("setfield", "tff" if info.top_field_first else "bff")
-        sink = graph.add("buffersink")
-        source.link_to(mark)
-        mark.link_to(sink)
+        ends = [graph.add_buffer(width=info.width, height=info.height, format=pix_fmt, time_base=info.time_base)]
+        ends.append(graph.add("setfield", "tff" if info.top_field_first else "bff"))
+        ends.append(graph.add("buffersink"))
+        for one, other in pairwise(ends):
+            one.link_to(other)
         graph.configure()
         self._graph = graph
 

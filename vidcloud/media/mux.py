@@ -19,7 +19,7 @@ from vidcloud.errors import MediaError
 from vidcloud.media.containers import ISO, MATROSKA, Carried, clock_of, container_format, plan
 from vidcloud.media.files import open_input, reason, url
 from vidcloud.media.parts import Part
-from vidcloud.media.probe import VideoInfo
+from vidcloud.media.probe import VideoInfo, codec_name
 
 _INT32 = (1 << 31) - 1
 # What a muxer writes of its own, or what describes the source's file and not its content.
@@ -267,10 +267,12 @@ class _Mux:
             return
         self._report.copied = dict.fromkeys(streams, 0)
         for packet in source.demux([source.streams[i] for i in streams]):
-            if packet.dts is None and packet.pts is None:
+            if not packet.size:
                 continue  # the flush packets at the end
             index = packet.stream_index
-            if packet.dts is None:
+            if packet.dts is None and packet.pts is None:
+                packet.pts = packet.dts = 0  # a cover picture
+            elif packet.dts is None:
                 packet.dts = packet.pts
             elif packet.pts is None and source.streams[index].type == "audio":
                 packet.pts = packet.dts  # not told apart by AVI
@@ -295,6 +297,12 @@ class _Mux:
                 self._report.notes.extend(
                     f"audio stream {s.index} starts before zero and so a few milliseconds late in avi" for s in early
                 )
+            aspect = out.streams.video[0].sample_aspect_ratio or 1
+            if aspect != self._info.sample_aspect_ratio:
+                told = f"{self._info.sample_aspect_ratio}".replace("/", ":")
+                codec = codec_name(out.streams.video[0])
+                # Matroska has a place for it, which PyAV can't reach.
+                self._report.lost.append(f"sample aspect ratio {told}: {codec} in {self._container} does not keep it")
             kept = {k.lower() for k in out.metadata}
             missing = sorted(k for k in _carried_tags(source.metadata) if k.lower() not in kept)
             if missing:
