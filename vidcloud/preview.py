@@ -137,46 +137,57 @@ def _moment(video: Path, info: VideoInfo, time_s: float, halo: Halo) -> Moment:
     """The frame shown at a time, with its neighbours; at the video's end, the last frame.
 
     It seeks, so that a preview of a long video is quick: frame numbers are those that the frame rate lets expect.
+
+    Raises:
+        MediaError: no frame can be decoded there.
     """
     rate = float(info.average_rate or 25)
-    start = float(info.start_pts * info.time_base)
+    # One frame more than is needed: the frame shown at a time is the last that begins before it.
+    from_s = time_s - (halo.before + 2) / rate
+    why = "no frame"
+    # Where a container has no index (MPEG-TS), seeking lands too late: then farther back, and at last from the start.
+    for seek_s in (from_s, from_s - 2, from_s - 20, 0.0):
+        try:
+            kept, at = _around(_frames_from(video, info, seek_s), info, time_s, halo)
+        except av.error.FFmpegError as e:
+            why = reason(e)
+            continue
+        if kept and (kept[0][0] <= max(from_s, 0) + 1 / rate or seek_s <= 0):
+            times = [t for t, _ in kept]
+            frames: Any = np.stack([flat for _, flat in kept])
+            return Moment(frames, times, max(0, round(times[0] * rate)), at)
+    raise MediaError(f"{video}: the frame at {time_s:.2f} s can't be decoded: {why}")
+
+
+def _around(
+    frames: Iterator[tuple[float, Any]], info: VideoInfo, time_s: float, halo: Halo
+) -> tuple[list[tuple[float, Array]], int]:
+    """The frame shown at a time and its neighbours, with their times; and which of them it is."""
     read = reader(info.pix_fmt, info.storage)
     fmt = pixel_format(info.storage)
     kept: deque[tuple[float, Array]] = deque()
     chosen: int | None = None
-    left = halo.after
-    # One frame more than is needed: the frame shown at a time is the last that begins before it.
-    from_s = max(0.0, time_s - (halo.before + 2) / rate)
-    try:
-        for pts_s, frame in _frames_from(video, info, start + from_s):
-            flat: Array = np.empty(fmt.samples(info.width, info.height), fmt.dtype)
-            read(frame, flat)
-            now = pts_s - start
-            if chosen is None and kept and now > time_s + 1e-6:
-                chosen = len(kept) - 1
-            kept.append((now, flat))
-            if chosen is None:
-                if len(kept) > halo.before + 1:
-                    kept.popleft()
-            else:
-                left = halo.after - (len(kept) - 1 - chosen)
-                if left <= 0:
-                    break
-    except av.error.FFmpegError as e:
-        raise MediaError(f"{video}: the frame at {time_s:.2f} s can't be decoded: {reason(e)}") from e
-    if not kept:
-        raise MediaError(f"{video}: no frame can be decoded at {time_s:.2f} s")
-    at = len(kept) - 1 if chosen is None else chosen
-    times = [t for t, _ in kept]
-    frames: Any = np.stack([flat for _, flat in kept])
-    return Moment(frames, times, max(0, round(times[0] * rate)), at)
+    for now, frame in frames:
+        if chosen is None and kept and now > time_s + 1e-6:
+            chosen = len(kept) - 1
+        if chosen is not None and len(kept) > chosen + halo.after:
+            break
+        if chosen is None and len(kept) > halo.before:
+            kept.popleft()
+        flat: Array = np.empty(fmt.samples(info.width, info.height), fmt.dtype)
+        read(frame, flat)
+        kept.append((now, flat))
+    return list(kept), len(kept) - 1 if chosen is None else chosen
 
 
 def _frames_from(video: Path, info: VideoInfo, time_s: float) -> Iterator[tuple[float, Any]]:
+    """Frames with their times since the video's start, from a time or somewhat before it (or, alas, after it)."""
+    start = info.start_pts * info.time_base
     with open_input(video) as container:
         stream = container.streams[info.stream]
-        with suppress(av.error.FFmpegError):  # what can't be sought is read from its start
-            container.seek(int(time_s / info.time_base), stream=stream, backward=True)
+        if time_s > 0:
+            with suppress(av.error.FFmpegError):  # what can't be sought is read from its start
+                container.seek(int(time_s / info.time_base) + info.start_pts, stream=stream, backward=True)
         for n, frame in enumerate(container.decode(stream)):
             pts = frame.pts if frame.pts is not None else frame.dts
-            yield (float(pts * info.time_base) if pts is not None else n / float(info.average_rate or 25)), frame
+            yield (n / float(info.average_rate or 25) if pts is None else float(pts * info.time_base - start)), frame

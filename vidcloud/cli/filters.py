@@ -252,7 +252,7 @@ from vidcloud.filter import frame_filter, param
 
 
 @frame_filter(formats=("bgr24", "bgr48"))
-def {function}(frame, *, amount: float = param(0.5, low=0, high=1, help="0 keeps the colours, 1 leaves gray")):
+def {function}(frame, *, amount: float = param(0.5, low=0, high=1, help="how gray it gets")):
     """Take the colour out of the picture."""
     # frame is an array (height, width, 3) in the order blue, green, red, of uint8 (bgr24) or uint16 (bgr48).
     # It can't be written into; return a new one of the same shape and dtype.
