@@ -36,7 +36,9 @@ def make_input(path, frames):
         for n, frame in enumerate(inp.decode(video=0)):
             if n == frames:
                 break
-            large = cv2.resize(frame.to_ndarray(format="bgr24"), (1920, 1080), interpolation=cv2.INTER_CUBIC).astype(np.float32)
+            large = cv2.resize(frame.to_ndarray(format="bgr24"), (1920, 1080), interpolation=cv2.INTER_CUBIC).astype(
+                np.float32
+            )
             large += rng.normal(0, 6, (1080, 1920, 1)).astype(np.float32)
             made = av.VideoFrame.from_ndarray(np.clip(large, 0, 255).astype(np.uint8), format="bgr24")
             made.pts, made.time_base = n, Fraction(1, 25)
@@ -96,12 +98,21 @@ def stages(what, source, rounds):
 
 
 def table(what, rows, parts):
-    lines = [f"### {what}", "", "| way | wall ms/frame | CPU ms/frame | vidcloud's wall ÷ its (min–max) | vidcloud's CPU ÷ its |", "| --- | --- | --- | --- | --- |"]
+    lines = [
+        f"### {what}",
+        "",
+        "| way | wall ms/frame | CPU ms/frame | vidcloud's wall ÷ its (min–max) | vidcloud's CPU ÷ its |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for way, wall, cpu, ratio, low, high, cpu_ratio in rows:
         lines.append(f"| {way} | {wall:.1f} | {cpu:.1f} | {ratio:.2f} ({low:.2f}–{high:.2f}) | {cpu_ratio:.2f} |")
     total = sum(parts.values())
     told = ", ".join(f"{k} {v:.1f}" for k, v in parts.items())
-    lines += ["", f"Stages alone, CPU ms/frame: {told}; sum {total:.1f}; vidcloud's CPU ÷ sum of stages: {rows[0][2] / total:.2f}.", ""]
+    lines += [
+        "",
+        f"Stages alone, CPU ms/frame: {told}; sum {total:.1f}; vidcloud's CPU ÷ sum of stages: {rows[0][2] / total:.2f}.",
+        "",
+    ]
     return lines
 
 
@@ -111,7 +122,10 @@ def main():
     parser.add_argument("--frames", type=int, default=120)
     parser.add_argument("--write", action="store_true")
     told = parser.parse_args()
-    lines = [f"{told.frames} frames 1080p, {told.rounds} rounds, medians; {os.cpu_count()} cores, Python {platform.python_version()}.", ""]
+    lines = [
+        f"{told.frames} frames 1080p, {told.rounds} rounds, medians; {os.cpu_count()} cores, Python {platform.python_version()}.",
+        "",
+    ]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = folder / "in.mp4"

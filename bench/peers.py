@@ -16,7 +16,16 @@ PRESET, CRF = "veryfast", "20"
 def ffmpeg(source, target, what):
     import imageio_ffmpeg
 
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-i", source, "-vf", {"invert": "negate", "edge": "edgedetect"}[what]]
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        "-v",
+        "error",
+        "-y",
+        "-i",
+        source,
+        "-vf",
+        {"invert": "negate", "edge": "edgedetect"}[what],
+    ]
     subprocess.run([*command, "-c:v", "libx264", "-preset", PRESET, "-crf", CRF, target], check=True)
 
 
@@ -58,7 +67,21 @@ def jpeg(source, target, what):
         for path in Path(folder).glob("image*.jpg"):
             cv2.imwrite(str(path), apply(cv2.imread(str(path))), [cv2.IMWRITE_JPEG_QUALITY, 95])
         subprocess.run(
-            [exe, "-v", "error", "-y", "-i", f"{folder}/image%d.jpg", "-c:v", "libx264", "-preset", PRESET, "-crf", CRF, target],
+            [
+                exe,
+                "-v",
+                "error",
+                "-y",
+                "-i",
+                f"{folder}/image%d.jpg",
+                "-c:v",
+                "libx264",
+                "-preset",
+                PRESET,
+                "-crf",
+                CRF,
+                target,
+            ],
             check=True,
         )
 

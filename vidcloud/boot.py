@@ -1,7 +1,7 @@
 """The user-data line: ``<script> <file server> [ <arguments> ]``, and the way from a line to a running role.
 
-A booted image's hook does in shell what `boot` does here: fetch the script that the line names from the file server, run
-it with the arguments. The line carries no secret.
+A booted image's hook does in shell what `boot` does here: fetch the script that the line names from the file server,
+run it with the arguments. The line carries no secret.
 """
 
 import os
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vidcloud import storage
-from vidcloud.errors import UsageError
+from vidcloud.errors import UsageError, VidcloudError
 
 USER_DATA_LIMIT = 16_384
 """EC2 refuses more bytes than this."""
@@ -86,4 +86,7 @@ def boot(line: str) -> None:
 
 
 if __name__ == "__main__":
-    boot(os.environ["VIDCLOUD_USER_DATA"])
+    try:
+        boot(os.environ["VIDCLOUD_USER_DATA"])
+    except VidcloudError as e:
+        sys.exit(f"vidcloud: {e}")

@@ -1,5 +1,6 @@
-"""A chain of filters over a run of frames: windows, halos, conversions between pixel formats, one buffer set for all."""
+"""A chain of filters over a run of frames: windows, halos, conversions between pixel formats, one set of buffers."""
 
+import itertools
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -59,9 +60,7 @@ class Chain:
                 raise PluginError(f"filter {stage.name}: {e}") from e
         target_spec = self._spec(target)
         steps = [source, *self._specs, target_spec]
-        self._converts = [
-            None if a.format == b.format else converter(a, b) for a, b in zip(steps[:-1], steps[1:], strict=True)
-        ]
+        self._converts = [None if a.format == b.format else converter(a, b) for a, b in itertools.pairwise(steps)]
         # A stage's window holds references into the ring of buffers before it, so the ring is one longer.
         self._rings: list[list[FrameBuffer]] = []
         self._inputs: list[list[FrameBuffer]] = []

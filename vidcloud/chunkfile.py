@@ -1,7 +1,8 @@
 """A chunk's pixels as a file: written once, read as one numpy array.
 
-Layout: the line ``vidcloud chunk 1 <header bytes>``, a JSON header, zeros up to a multiple of 4,096, then the frames one
-after the other as `vidcloud.pixels` lays them out. Frames include the halo; the header tells which are the chunk's own.
+Layout: the line ``vidcloud chunk 1 <header bytes>``, a JSON header, zeros up to a multiple of 4,096, then the frames
+one after the other as `vidcloud.pixels` lays them out. Frames include the halo; the header tells which are the
+chunk's own.
 """
 
 import json
@@ -58,7 +59,7 @@ class ChunkHeader:
 
 def frame_hash(flat: Array) -> str:
     """XXH3-128 of one frame's samples."""
-    return xxhash.xxh3_128_hexdigest(flat)
+    return xxhash.xxh3_128_hexdigest(memoryview(flat))  # type: ignore[arg-type] # numpy 2 stubs do not say that arrays are buffers
 
 
 def write_chunk(path: Path, header: ChunkHeader, frames: Array | Sequence[Array]) -> None:
@@ -77,11 +78,15 @@ def write_chunk(path: Path, header: ChunkHeader, frames: Array | Sequence[Array]
     head += bytes(-len(head) % _ALIGN)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     try:
-        # No fsync: on NFS the close carries the bytes to the server, and on a local disk they would be forced out only to
-        # be removed a second later. What a crash of the machine loses is found by its hash and made again.
-        _write_all(fd, [memoryview(head), *(memoryview(f).cast("B") for f in frames)])
+        # No fsync: on NFS the close carries the bytes to the server, and on a local disk they would be forced out only
+        # to be removed a second later. What a crash of the machine loses is found by its hash and made again.
+        _write_all(fd, [memoryview(head), *(_bytes(f) for f in frames)])
     finally:
         os.close(fd)
+
+
+def _bytes(array: Array) -> memoryview:
+    return memoryview(array).cast("B")  # type: ignore[arg-type] # as above
 
 
 def _write_all(fd: int, buffers: Iterable[memoryview]) -> None:
@@ -130,8 +135,9 @@ def _header(fd: int, path: Path) -> tuple[ChunkHeader, int]:
     length = int(line[len(_MAGIC) :])
     start = len(line) + 1
     try:
-        record = json.loads(os.pread(fd, length, start))
-        header = ChunkHeader(**{k: tuple(v) if isinstance(v, list) else v for k, v in record.items()})
+        record: dict[str, Any] = json.loads(os.pread(fd, length, start))
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
+        header = ChunkHeader(**fields)
     except (ValueError, TypeError) as e:
         raise ShareError(f"{path} is cut short") from e
     offset = -(-(start + length) // _ALIGN) * _ALIGN

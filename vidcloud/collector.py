@@ -176,7 +176,8 @@ class Collector:
                 alive_at = now
             elif now - alive_at > _NO_NODES_S:
                 raise ShareError(
-                    f"no processor was alive for {_NO_NODES_S:.0f} s; see the logs, then `vidcloud resume {self._job.id}`"
+                    f"no processor was alive for {_NO_NODES_S:.0f} s: see `vidcloud logs {self._job.id}`, "
+                    f"then `vidcloud resume {self._job.id}`"
                 )
             if not done:
                 pause = _POLL_S[0] if busy else min(pause * 1.5, _POLL_S[1])
@@ -202,7 +203,7 @@ class Collector:
     def _guard(self, target: Any, plane: CollectorPlane) -> None:
         try:
             target(plane)
-        except BaseException as e:  # noqa: BLE001 - carried to the main thread
+        except BaseException as e:
             if not isinstance(e, VidcloudError):
                 logging.getLogger("vidcloud.collector").exception("thread failed")
             self._failure = self._failure or e
@@ -285,7 +286,7 @@ class Collector:
             event("results_differ", unit=unit, level=logging.WARNING)
 
     def _retire(self, plane: CollectorPlane) -> None:
-        """Remove what is safe in the encoded parts. The last unit stays: its number tells a resumed collector the end."""
+        """Remove what is safe in the encoded parts. The last unit stays: it tells a resumed collector the end."""
         last = self._ledger.offered - 1
         while self._retired < min(plane.durable_units, self._assembled, last):
             self._ledger.retire(self._retired)

@@ -79,7 +79,8 @@ class JobSpec:
         if record.get("version", 0) > VERSION:
             raise ShareError(f"the job was written by a newer vidcloud (version {record['version']}): update this one")
         known = {f.name for f in dataclasses.fields(cls)}
-        return cls(**{k: tuple(v) if k == "filters" else v for k, v in record.items() if k in known})
+        values: dict[str, Any] = {k: tuple(v) if k == "filters" else v for k, v in record.items() if k in known}
+        return cls(**values)
 
 
 class JobDirectory:

@@ -81,9 +81,9 @@ def create(request: Request) -> JobDirectory:
     source = storage.normalise(request.input)
 
     # The libraries of pictures cost half a second: only after the cheap checks.
+    from vidcloud.media.containers import check_container  # noqa: PLC0415
     from vidcloud.media.convert import converter  # noqa: PLC0415
     from vidcloud.media.encode import check_settings  # noqa: PLC0415
-    from vidcloud.media.containers import check_container  # noqa: PLC0415
     from vidcloud.media.probe import probe  # noqa: PLC0415
     from vidcloud.pixels import pixel_format  # noqa: PLC0415
 
@@ -283,9 +283,10 @@ class Launcher:
             return
         self._collectors += 1
         if self._collectors > _COLLECTOR_RESTARTS:
+            words = self._last_words("collector")
             self.terminate()
             raise JobFailedError(
-                f"the collector ended {self._collectors} times without a result; its last words: {self._last_words('collector')}"
+                f"the collector ended {self._collectors} times without a result, the last with: {words}"
             )
         self._run("collector", 1)
 

@@ -127,11 +127,11 @@ _SUBSAMPLING = {"410": (2, 2), "411": (2, 0), "420": (1, 1), "422": (1, 0), "440
 def pixel_format(name: str) -> PixelFormat:
     """The storage format of that name.
 
-    Takes FFmpeg's names with or without ``le``, and its ``yuvj…`` names (same samples as ``yuv…``; their full range is a
-    property of the stream, not of the layout).
+    Takes FFmpeg's names with or without ``le``, and its ``yuvj…`` names (same samples as ``yuv…``; their full range is
+    a property of the stream, not of the layout).
 
     Raises:
-        KeyError: a format that chunks don't hold as it is (``nv12``, ``yuyv422``, ``bgr0``, ``pal8``, …): convert first.
+        KeyError: a format that chunks don't hold as it is (``nv12``, ``yuyv422``, ``bgr0``, ``pal8``): convert first.
     """
     bare = name.removesuffix("le").replace("yuvj", "yuv")
     if bare in ("rgb24", "bgr24"):
@@ -142,7 +142,7 @@ def pixel_format(name: str) -> PixelFormat:
         return PixelFormat(bare, "gray", int(bare[4:] or 8))
     if bare.startswith("gbrp") and bare[4:] in ("", "9", "10", "12", "14", "16"):
         return PixelFormat(bare, "rgb", int(bare[4:] or 8), planes=3)
-    if bare.startswith("yuv") and bare[3:6] in _SUBSAMPLING and bare[6:7] == "p":
-        if bare[7:] in ("", "9", "10", "12", "14", "16"):
-            return PixelFormat(bare, "yuv", int(bare[7:] or 8), planes=3, log2_chroma=_SUBSAMPLING[bare[3:6]])
+    planar = bare.startswith("yuv") and bare[3:6] in _SUBSAMPLING and bare[6:7] == "p"
+    if planar and bare[7:] in ("", "9", "10", "12", "14", "16"):
+        return PixelFormat(bare, "yuv", int(bare[7:] or 8), planes=3, log2_chroma=_SUBSAMPLING[bare[3:6]])
     raise KeyError(name)

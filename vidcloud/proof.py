@@ -64,8 +64,7 @@ class FrameLog:
     def entries(self, parts: Iterable["Part"]) -> Iterator[Entry]:
         """All frames of whole parts, in order."""
         for part in parts:
-            for pts, duration, frame_hash in json.loads(self._path(part.first, part.first + part.frames).read_text()):
-                yield pts, duration, frame_hash
+            yield from json.loads(self._path(part.first, part.first + part.frames).read_text())
 
     def _path(self, first: int, stop: int) -> Path:
         return self._folder / f"{first:08d}-{stop:08d}.frames.json"

@@ -104,10 +104,8 @@ def snapshot(job: JobDirectory, instances: Sequence[Instance] = ()) -> Status:
     spec, progress, result = job.spec(), job.progress(), job.result()
     frames = progress.get("frames", {})
     state = job.state()
-    if result is not None:
-        seconds = float(result["seconds"])
-    else:
-        seconds = time.time() - progress["began"] if progress else 0.0
+    running_s = time.time() - progress["began"] if progress else 0.0
+    seconds = running_s if result is None else float(result["seconds"])
     told = {n["id"]: n for n in progress.get("nodes", ())}
     total = int(frames.get("total", 0))
     done = result is not None and result["state"] == "done"

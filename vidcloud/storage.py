@@ -1,7 +1,7 @@
 """Get and put files by URL: ``file``, ``http(s)``, ``s3``.
 
-Whatever the scheme, a file is whole under its name or not there: local files are linked or renamed into place, S3 objects
-appear when their upload is complete, and HTTP servers get one PUT.
+Whatever the scheme, a file is whole under its name or not there: local files are linked or renamed into place, S3
+objects appear when their upload is complete, and HTTP servers get one PUT.
 """
 
 import contextlib

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,11 +11,11 @@ from vidcloud import plugins, storage
 from vidcloud.chain import Chain
 from vidcloud.chunkfile import frame_hash
 from vidcloud.errors import PluginError, VerifyError
+from vidcloud.media.audio import audio_hashes
 from vidcloud.media.convert import converter
 from vidcloud.media.decode import Decoder
-from vidcloud.media.audio import audio_hashes
 from vidcloud.media.probe import VideoInfo, probe
-from vidcloud.pixels import pixel_format
+from vidcloud.pixels import Array, pixel_format
 from vidcloud.plugins import FilterRef
 from vidcloud.proof import Proof
 
@@ -72,7 +73,8 @@ def _times(got: list[int], got_base: Fraction, told: list[int], told_base: Fract
     if not off:
         return Finding("timestamps", ok=True, detail=f"{len(got)} are equal")
     i = off[0]
-    detail = f"{len(off)} differ, the first is frame {i}: {float(got[i] * got_base):.6f} s for {float(told[i] * told_base):.6f} s"
+    got_s, told_s = float(got[i] * got_base), float(told[i] * told_base)
+    detail = f"{len(off)} differ, the first is frame {i}: {got_s:.6f} s for {told_s:.6f} s"
     return Finding("timestamps", ok=False, detail=detail)
 
 
@@ -102,14 +104,15 @@ def recompute(told: Proof, source: Path | None = None) -> Finding:
     before, after = chain.halo
     out = np.empty((1, target.samples(info.width, info.height)), target.dtype)
     keep = job["on_error"] == "keep"
-    recent: list[tuple[int, np.ndarray]] = []  # type: ignore[type-arg]
+    recent: list[tuple[int, Array]] = []
     equal = done = 0
 
     def one(index: int, stop: int) -> bool:
         window = [(p, f) for i, (p, f) in enumerate(recent, stop - len(recent)) if index - before <= i <= index + after]
         first = max(0, index - before)
         times = [float(p * info.time_base) for p, _ in window]
-        chain.run(np.stack([f for _, f in window]), first, out, index, times, keep=keep)
+        frames: Any = np.stack([f for _, f in window])
+        chain.run(frames, first, out, index, times, keep=keep)
         return index < len(told.frames) and frame_hash(out[0]) == told.frames[index][2]
 
     stop = 0

@@ -84,7 +84,15 @@ def test_do_nothing_gives_the_input_back_bit_for_bit(user, samples):
         "@frame_filter(formats=WORK_FORMATS)\n"
         "def nothing(frame):\n    return frame\n"
     )
-    for name in ("cfr.mp4", "ffv1-yuv420p10.mkv", "odd-420.mkv", "ffv1-bgr0.mkv", "ffv1-gbrp10.mkv", "ffv1-gray10.mkv", "prores.mov"):
+    for name in (
+        "cfr.mp4",
+        "ffv1-yuv420p10.mkv",
+        "odd-420.mkv",
+        "ffv1-bgr0.mkv",
+        "ffv1-gbrp10.mkv",
+        "ffv1-gray10.mkv",
+        "prores.mov",
+    ):
         output = user.folder / f"{name}.out.mkv"
         user.run(samples(name), "-o", output, "--nodes", 2, "--filter", "./nothing.py", *FFV1)
         same_frames_at_any_clock(output, samples(name))
@@ -102,7 +110,9 @@ def same_frames_at_any_clock(one, other):
 def test_lengths_around_a_chunk(user, samples, frames):
     """Regression: ranges of 21 frames, and a last frame that was never assigned when the total was 1 mod 21."""
     output = user.folder / "out.mp4"
-    told = user.run(samples("one.mp4" if frames == 1 else f"n{frames}.mp4"), "-o", output, "--filter", "invert", "--nodes", 2)
+    told = user.run(
+        samples("one.mp4" if frames == 1 else f"n{frames}.mp4"), "-o", output, "--filter", "invert", "--nodes", 2
+    )
     assert told["frames"] == frames == len(frames_of(output)[0])
 
 

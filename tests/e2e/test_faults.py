@@ -145,7 +145,9 @@ def test_the_launcher_is_killed_and_the_job_goes_on(user, start, as_ever):
 
 
 def test_detach(user, clip, slow, as_ever):
-    begun = user("run", clip, "--filter", f"{slow}:seconds=0.02", "--codec", "ffv1", "-o", "out.mkv", "--detach", "--job-id", "j")
+    begun = user(
+        "run", clip, "--filter", f"{slow}:seconds=0.02", "--codec", "ffv1", "-o", "out.mkv", "--detach", "--job-id", "j"
+    )
     assert (begun.code, begun.out) == (0, "j\n")
     assert user("watch", "j").code == 0
     assert user.status("j")["state"] == "done"
@@ -223,7 +225,9 @@ def test_on_error_keep_keeps_the_unfiltered_frame(user, clip):
     import numpy as np
     from users import frames_of
 
-    told = user.run(clip, "--filter", "./bad.py", "--nodes", 2, "-o", "out.mkv", "--codec", "ffv1", "--on-error", "keep")
+    told = user.run(
+        clip, "--filter", "./bad.py", "--nodes", 2, "-o", "out.mkv", "--codec", "ffv1", "--on-error", "keep"
+    )
     assert any("frame 23" in line and "no good" in line for line in told["report"])
     (got, _), (source, _) = frames_of(user.folder / "out.mkv"), frames_of(clip)
     assert np.array_equal(got[23], source[23])

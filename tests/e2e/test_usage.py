@@ -58,7 +58,9 @@ def test_what_is_refused(user, clip, args, told):
     assert told in refused(user, user("run", *[str(clip) if a == "CLIP" else a for a in args]))
 
 
-@pytest.mark.parametrize("name", ["text.mp4", "notes.txt", "empty.mp4", "zeros.mkv", "cut-index.mp4", "audio.m4a", "no-frames.mkv"])
+@pytest.mark.parametrize(
+    "name", ["text.mp4", "notes.txt", "empty.mp4", "zeros.mkv", "cut-index.mp4", "audio.m4a", "no-frames.mkv"]
+)
 def test_what_is_no_video(user, samples, name):
     assert name in refused(user, user("run", samples(name), "--filter", "invert", "-o", "out.mkv"))
 
@@ -84,7 +86,9 @@ def test_an_output_that_appears_meanwhile_is_not_replaced(user, clip, slow):
 def test_no_server_and_no_credentials(user, clip):
     assert "can't reach" in refused(user, user("run", "http://127.0.0.1:9/x.mp4", "--filter", "invert"), code=1)
     env = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_SHARED_CREDENTIALS_FILE": "/none", "AWS_CONFIG_FILE": "/none"}
-    assert "no credentials" in refused(user, user("run", clip, "--filter", "invert", "-o", "s3://b/k.mp4", env=env), code=1)
+    assert "no credentials" in refused(
+        user, user("run", clip, "--filter", "invert", "-o", "s3://b/k.mp4", env=env), code=1
+    )
 
 
 def test_truncated_input_fails_or_is_concealed(user, samples):
@@ -124,7 +128,14 @@ def _made(path):
 
 
 def test_commands_on_jobs_that_are_not_there(user):
-    for args in (["status"], ["status", "x"], ["logs", "x"], ["cancel", "x"], ["resume", "x"], ["scale", "x", "--nodes", 2]):
+    for args in (
+        ["status"],
+        ["status", "x"],
+        ["logs", "x"],
+        ["cancel", "x"],
+        ["resume", "x"],
+        ["scale", "x", "--nodes", 2],
+    ):
         refused(user, user(*args))
     assert user("jobs", "--json").json == []
 
@@ -143,7 +154,12 @@ def test_the_default_output_and_json(user, clip):
     assert [j["job"] for j in user("jobs", "--json").json] == [told["job"]]
     assert user("logs", told["job"], "processor-1").out.splitlines()[0].endswith("node=processor-1")
     assert user("jobs", "--clear").out == "removed 1 records\n"
-    assert sorted(p.name for p in user.folder.iterdir()) == ["cat.invert.mp4", "cat.invert.mp4.proof.json", "cat.mp4", "share"]
+    assert sorted(p.name for p in user.folder.iterdir()) == [
+        "cat.invert.mp4",
+        "cat.invert.mp4.proof.json",
+        "cat.mp4",
+        "share",
+    ]
 
 
 def test_s3_to_s3(user, clip):
@@ -157,7 +173,9 @@ def test_s3_to_s3(user, clip):
         host, port = server.get_host_and_port()
         url = f"http://{host}:{port}"
         keys = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
-        s3 = boto3.client("s3", endpoint_url=url, region_name="us-east-1", aws_access_key_id="id", aws_secret_access_key="secret")
+        s3 = boto3.client(
+            "s3", endpoint_url=url, region_name="us-east-1", aws_access_key_id="id", aws_secret_access_key="secret"
+        )
         s3.create_bucket(Bucket="films")
         s3.upload_file(str(clip), "films", "cat.mp4")
         told = user.run("s3://films/cat.mp4", "--filter", "invert", env={**keys, "AWS_ENDPOINT_URL_S3": url})
@@ -173,7 +191,9 @@ def test_s3_to_s3(user, clip):
 
 def test_help_is_fast():
     """No picture library is imported for it: under 0.15 s of CPU, which is measured in bench/; here by module."""
-    code = "import sys, vidcloud.cli.main; print([m for m in ('av', 'cv2', 'numpy', 'boto3', 'rich') if m in sys.modules])"
+    code = (
+        "import sys, vidcloud.cli.main; print([m for m in ('av', 'cv2', 'numpy', 'boto3', 'rich') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert subprocess.run([*VIDCLOUD, "--help"], capture_output=True, check=True).stdout

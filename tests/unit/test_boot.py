@@ -23,7 +23,10 @@ def test_the_form_is_the_prototypes():
     assert UserData.parse("collector host [ ]").arguments == ()
 
 
-@pytest.mark.parametrize("line", ["", "collector", "collector host", "collector host cat.avi", "collector host [ x", "a/b h [ ]", 'c h [ "x ]'])
+@pytest.mark.parametrize(
+    "line",
+    ["", "collector", "collector host", "collector host cat.avi", "collector host [ x", "a/b h [ ]", 'c h [ "x ]'],
+)
 def test_other_lines_are_refused(line):
     with pytest.raises(UsageError):
         UserData.parse(line)

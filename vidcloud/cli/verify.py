@@ -19,7 +19,8 @@ from vidcloud.errors import UsageError, VerifyError
 @json_option
 def verify(output: Path, proof_file: Path | None, recompute: bool, source: Path | None, as_json: bool) -> None:
     """Hold OUTPUT against its proof: frames, timestamps, audio, and pixels where the codec is lossless."""
-    from vidcloud import proof, verify as verify_module
+    from vidcloud import proof
+    from vidcloud import verify as verify_module
 
     if not output.is_file():
         raise UsageError(f"no output {output}")

@@ -1,4 +1,4 @@
-"""The laptop's cloud: an instance is a process, started with its user-data line through the same entry as on an image.
+"""The laptop's cloud: an instance is a process, started with its user-data line through the entry that images have.
 
 State lives in the job's ``instances/`` folder, one record an instance, so that any later command finds them.
 """
@@ -110,7 +110,7 @@ class LocalCloud:
                 raise CloudError(f"can't end {', '.join(left)}: kill them by hand", left)
 
     def reboot_instances(self, ids: Sequence[str]) -> None:
-        """End processes and start others with the same lines; they get new ids, for claims are bound to the old ones."""
+        """End processes and start others with the same lines; they get new ids, for claims are bound to the old."""
         records = [json.loads((self._instances / f"{i}.json").read_text()) for i in ids]
         self.terminate_instances(ids)
         for r in records:

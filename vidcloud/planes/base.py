@@ -1,7 +1,7 @@
 """The seam of the planes: what a unit of work holds, and what each role does with it.
 
-A plane is one file that reads from prepare to process to assemble. It knows pixels and files, and nothing of claims: the
-roles tell it when to go on.
+A plane is one file that reads from prepare to process to assemble. It knows pixels and files, and nothing of claims:
+the roles tell it when to go on.
 """
 
 from collections.abc import Callable, Iterator

@@ -16,7 +16,6 @@ from vidcloud import plugins, proof
 from vidcloud.chain import Chain, Stage
 from vidcloud.chunkfile import ChunkHeader, frame_hash, read_chunk, write_chunk
 from vidcloud.errors import ShareError
-from vidcloud.filter import FrameSpec
 from vidcloud.job import JobDirectory, JobSpec
 from vidcloud.media.convert import converter
 from vidcloud.media.decode import Decoder, OnDamage
@@ -78,7 +77,12 @@ class FramesCollector:
 
     def describe(self) -> dict[str, Any]:
         """The record that processors read."""
-        return {"version": 1, "info": self._info.to_json(), "target": self._resolved.storage, "pix_fmt": self._resolved.pix_fmt}
+        return {
+            "version": 1,
+            "info": self._info.to_json(),
+            "target": self._resolved.storage,
+            "pix_fmt": self._resolved.pix_fmt,
+        }
 
     # -- decode --------------------------------------------------------------------------------------------------------
 

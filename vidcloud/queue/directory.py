@@ -1,7 +1,7 @@
 """The two seams under the queue: a shared directory and a clock. A simulator puts its own in their place.
 
-`ShareDirectory` uses only what holds on NFSv3 with caching clients: exclusive ``link(2)`` proved by the link count, rename
-over a file, and listing. It retries what a network file system answers in passing (ESTALE, EIO, ETIMEDOUT).
+`ShareDirectory` uses only what holds on NFSv3 with caching clients: exclusive ``link(2)`` proved by the link count,
+rename over a file, and listing. It retries what a network file system answers in passing (ESTALE, EIO, ETIMEDOUT).
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """The collector's side of the queue: offer units, accept one result of each, give away what dead nodes held.
 
-The ledger is the only one that accepts, and it accepts a result only under the unit's current epoch. It raises the epoch
-when a claim's owner shows no sign of life for a lease on the collector's own clock, when a worker reports a failure, or
-when one gives a unit back. From then on whatever the old owner publishes counts for nothing.
+The ledger is the only one that accepts, and it accepts a result only under the unit's current epoch. It raises the
+epoch when a claim's owner shows no sign of life for a lease on the collector's own clock, when a worker reports a
+failure, or when one gives a unit back. From then on whatever the old owner publishes counts for nothing.
 """
 
 import contextlib
@@ -245,7 +245,7 @@ class Ledger:
         """Look at what workers published, noted and claimed, and at who is alive.
 
         Returns:
-            New results, each told once. One that is not accepted came under an old epoch; it can be compared and removed.
+            New results, each told once. One that is not accepted came under an old epoch: to be compared and removed.
 
         Raises:
             JobFailedError: a unit failed on as many nodes as allowed.

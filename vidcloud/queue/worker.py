@@ -1,7 +1,8 @@
 """The processor's side of the queue: claim a unit, show a sign of life, publish the result.
 
-A claim is the name ``<unit>.<epoch>.lock``, made by linking the worker's ticket: exactly one worker gets it. It names who
-works; what keeps a worker that was thought dead from doing harm is the epoch, which the collector checks on acceptance.
+A claim is the name ``<unit>.<epoch>.lock``, made by linking the worker's ticket: exactly one worker gets it. It names
+who works; what keeps a worker that was thought dead from doing harm is the epoch, which the collector checks on
+acceptance.
 """
 
 import random

@@ -12,7 +12,17 @@ from vidcloud.status import snapshot
 
 
 def spec(**kwargs):
-    return JobSpec(**{"id": "j", "created": 1.0, "input": "file:///a", "output": "file:///b", "filters": (), "encode": {}, **kwargs})
+    return JobSpec(
+        **{
+            "id": "j",
+            "created": 1.0,
+            "input": "file:///a",
+            "output": "file:///b",
+            "filters": (),
+            "encode": {},
+            **kwargs,
+        }
+    )
 
 
 def test_a_spec_is_read_as_written(tmp_path):
