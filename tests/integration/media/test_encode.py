@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from fractions import Fraction
 from itertools import pairwise
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -12,9 +14,9 @@ from media_tools import encode_frames, read
 from samples import write
 
 from vidcloud.errors import MediaError, UsageError
-from vidcloud.media.encode import Encoder, EncodeSettings, check_settings, resolve
+from vidcloud.media.encode import EncodedPacket, Encoder, EncodeSettings, check_settings, resolve
 from vidcloud.media.mux import mux
-from vidcloud.media.parts import decode_part, part_path, read_part, whole_parts
+from vidcloud.media.parts import PartCutter, decode_part, part_path, read_part, whole_parts
 from vidcloud.media.probe import probe
 from vidcloud.media.settings import fit_settings
 
@@ -254,3 +256,33 @@ def test_timestamps_must_not_be_changed_by_an_encoder(samples):
 
 def test_resolve_opens_nothing(samples):
     assert resolve(EncodeSettings("libx264", options={"nonsense": "1"}), probe(samples("cfr.mp4"))).codec == "h264"
+
+
+def test_no_part_ends_where_frames_are_owed(tmp_path):
+    """An open GOP: after the keyframe come frames that are shown before it. A fresh encoder could not go on there."""
+    maker = SimpleNamespace(
+        template=b"template",
+        codec_tag="",
+        colour=(2, 2, 2, 0),
+        resolved=SimpleNamespace(codec="h264", encoder="libx264"),
+    )
+    cutter = PartCutter(tmp_path, maker, Fraction(1, 25), first=100, min_frames=1)
+    order = [(0, True), (2, False), (1, False), (5, True), (3, False), (4, False), (6, True), (7, False)]
+    done = cutter.feed([EncodedPacket(bytes([n]), n * 2, 2, key, n) for n, key in order])
+    done += cutter.finish()
+    assert [(p.first, p.frames, p.pts) for p in done] == [(100, 6, (0, 2, 4, 6, 8, 10)), (106, 2, (12, 14))]
+    assert [(p.data[0], p.pts, p.key) for p in done[0].packets()] == [(n, n * 2, key) for n, key in order[:6]]
+    assert done[0].delay == 1
+    with pytest.raises(MediaError, match="no keyframe"):
+        PartCutter(tmp_path, maker, Fraction(1, 25)).feed([EncodedPacket(b"x", 0, 1, key=False, frame=0)])
+
+
+@pytest.mark.parametrize(("encoder", "suffix"), [("mpeg2video", "ts"), ("mpeg2video", "mkv"), ("prores_ks", "mov")])
+@pytest.mark.parametrize("name", ["interlaced.mp4", "interlaced-bff.mkv"])
+def test_fields_are_coded_as_fields(samples, tmp_path, name, encoder, suffix):
+    video = read(samples(name))
+    parts = list(encode_frames(video, EncodeSettings(encoder), tmp_path))
+    mux(parts, video.path, video.info, tmp_path / f"o.{suffix}")
+    with av.open(str(tmp_path / f"o.{suffix}")) as c:
+        assert next(c.decode(video=0)).interlaced_frame
+    assert probe(tmp_path / f"o.{suffix}").field_order == video.info.field_order
