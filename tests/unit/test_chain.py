@@ -330,6 +330,8 @@ def test_a_frame_of_the_halo_that_is_kept_is_told_by_its_own_chunk_only():
     assert made.kept == []
     run(made, numbered(10), range(4, 6), keep=True)
     assert [frame for frame, _ in made.kept] == [5]
+    run(made, numbered(10), range(0, 2), keep=True)
+    assert made.kept == []
 
 
 def test_an_interrupt_is_not_a_filters_error():

@@ -199,10 +199,12 @@ def test_a_dataclass_with_postponed_annotations_loads(here):
     assert resolve("./mine.py:Blend:radius=3").filter.halo == (3, 3)
 
 
-def test_imported_filters_are_not_meant_unless_named(here):
-    (here / "mine.py").write_text("from vidcloud.filter import Filter\n" + SHORT + "plus = add\n")
+def test_imported_filters_are_not_meant_unless_named(here, install):
+    install("fakeone", "1.2", SHORT.replace("def add", "def other"))
+    (here / "mine.py").write_text("from fakeone import other\n" + SHORT + "plus = add\n")
     assert [r.ref.member for r in resolve_each("mine.py")] == ["add"]
     assert resolve("mine.py:plus").ref.member == "plus"
+    assert resolve("mine.py:other").ref.member == "other"
 
 
 def test_several_filters_need_a_name_and_are_listed(here):
