@@ -24,6 +24,7 @@ from vidcloud.pixels import Array, pixel_format
 
 _GAP = 6
 _TEXT = 15
+_SAME_S = 1e-6  # timestamps are rounded to the container's time base
 _PAPER, _INK = (24, 24, 24), (235, 235, 235)
 
 
@@ -152,7 +153,7 @@ def _moment(video: Path, info: VideoInfo, time_s: float, halo: Halo) -> Moment:
         except av.error.FFmpegError as e:
             why = reason(e)
             continue
-        if kept and (kept[0][0] <= max(from_s, 0) + 1 / rate or seek_s <= 0):
+        if kept and (seek_s <= 0 or (at == halo.before and kept[at][0] <= time_s + _SAME_S)):
             times = [t for t, _ in kept]
             frames: Any = np.stack([flat for _, flat in kept])
             return Moment(frames, times, max(0, round(times[0] * rate)), at)
@@ -168,7 +169,7 @@ def _around(
     kept: deque[tuple[float, Array]] = deque()
     chosen: int | None = None
     for now, frame in frames:
-        if chosen is None and kept and now > time_s + 1e-6:
+        if chosen is None and kept and now > time_s + _SAME_S:
             chosen = len(kept) - 1
         if chosen is not None and len(kept) > chosen + halo.after:
             break

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from vidcloud import preview
 from vidcloud.chain import Stage
 from vidcloud.cli.filters import filters
 from vidcloud.errors import InputError, UsageError
@@ -90,11 +91,37 @@ def test_a_sheet_has_a_row_as_it_is_and_a_row_a_filter(samples):
     assert not pure_blue[: picture.shape[0] // 2].any()
 
 
+def test_a_moment_late_in_a_video_is_sought(samples, monkeypatch):
+    """A preview of a long video does not decode it from its start."""
+    decoded = []
+    real = preview._frames_from
+
+    def counted(*args):
+        for item in real(*args):
+            decoded.append(item[0])
+            yield item
+
+    monkeypatch.setattr(preview, "_frames_from", counted)
+    video = samples("open-gop.mp4")  # 50 frames, a keyframe every 10
+    _moment(video, probe(video), 44.5 / 25, Halo(1, 1))
+    assert len(decoded) <= 20
+    assert min(decoded) > 0.5
+
+
 def test_a_turned_video_is_shown_upright(samples):
+    @frame_filter(formats=("bgr24",))
+    def top_blue(frame):
+        marked = np.zeros_like(frame)
+        marked[: len(frame) // 2] = (255, 0, 0)
+        return marked
+
     info = probe(samples("rotated.mp4"))
-    assert info.rotation % 180
-    thumbs = Sheet(samples("rotated.mp4"), [0.0], 1, [], 64)
-    assert thumbs._rows[0][1][0].size == (64, round(64 * info.width / info.height))
+    sheet = Sheet(samples("rotated.mp4"), [0.0], 1, [Stage("top", top_blue())], 64)
+    (thumb,) = sheet._rows[1][1]
+    assert thumb.size == (64, round(64 * info.width / info.height))
+    blue_columns = (np.asarray(thumb)[..., 2] > 128).all(axis=0)
+    left, right = blue_columns[:24].all(), blue_columns[-24:].all()
+    assert (left, right) == {90: (True, False), 270: (False, True)}[info.rotation % 360]
 
 
 def test_the_command_writes_a_png_and_replaces_only_when_told(samples, tmp_path):

@@ -295,6 +295,24 @@ def test_short_and_odd_videos_are_tried():
     assert (found.promise, found.size) == ("runs", (37, 23))
 
 
+def test_videos_of_one_frame_are_tried():
+    """There, all frames of a window are the same one."""
+
+    @dataclass
+    class Motion(Plain):
+        @property
+        def halo(self):
+            return Halo(1, 1)
+
+        def apply(self, window, out, at):
+            moved = int(np.ptp([f.astype(int) for f in window], axis=0).max())
+            out[...] = window[1] // (255 // moved)
+
+    (found,) = check(Motion())
+    assert (found.promise, found.frame) == ("runs", 0)
+    assert "ZeroDivisionError" in found.text
+
+
 def test_a_filter_may_refuse_some_sizes_but_not_all():
     @dataclass
     class Big(Plain):
