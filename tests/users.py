@@ -110,15 +110,28 @@ class User:
                 os.kill(pid, signal.SIGKILL)
 
 
-def frames_of(path: Path, fmt: str | None = None) -> tuple[list[np.ndarray], list[float]]:
+def frames_of(path: Path) -> tuple[list[np.ndarray], list[float]]:
     """Every frame's samples and time, read by PyAV alone."""
     pictures, times = [], []
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
-            shown = frame.reformat(format=fmt) if fmt else frame
-            pictures.append(shown.to_ndarray())
+            pictures.append(_samples(frame))
             times.append(float(frame.pts * frame.time_base))
     return pictures, times
+
+
+def _samples(frame: av.VideoFrame) -> np.ndarray:
+    """All samples of a frame, plane after plane, without the padding of lines; an unused fourth byte is left out."""
+    if frame.format.name == "bgr0":
+        frame = frame.reformat(format="bgr24")
+    deep = frame.format.components[0].bits > 8
+    rows = []
+    for plane in frame.planes:
+        line = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+        size = frame.format.padded_bits_per_pixel // 8 if len(frame.planes) == 1 else 1 + deep
+        rows.append(line[:, : plane.width * size].reshape(-1))
+    flat = np.concatenate(rows)
+    return flat.view(np.uint16) if deep else flat
 
 
 def same_frames(one: Path, other: Path) -> None:

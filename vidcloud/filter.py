@@ -40,7 +40,7 @@ from vidcloud.pixels import Frame, PixelFormat, pixel_format, planes_of
 YUV = ("yuv420p", "yuv422p", "yuv444p", "yuv440p", "yuv411p", "yuv410p")
 """Planar YUV of 8 bits, every subsampling. A filter that lists these sees the pixels as they were decoded."""
 YUV16 = ("yuv420p16", "yuv422p16", "yuv444p16", "yuv440p16")
-"""Planar YUV of 16 bits. Sources of 9 to 14 bits are shifted up to full scale, and back with rounding afterwards."""
+"""Planar YUV of 16 bits. Sources of 9 to 14 bits are scaled up to all 16, and back with rounding afterwards."""
 WORK_FORMATS = (*YUV, *YUV16, "bgr24", "rgb24", "gray", "bgr48", "rgb48", "gray16")
 """All formats a filter may ask for. ``uint8`` has values 0…255, ``uint16`` full scale 0…65535."""
 
@@ -326,7 +326,7 @@ def negotiate(native: PixelFormat, formats: Sequence[str]) -> PixelFormat:
         return (
             keeps_rgb and fmt.family != "rgb",
             deep and fmt.bits == 8,
-            native.family != "gray" and fmt.family == "gray",
+            (native.family == "gray") != (fmt.family == "gray"),
             fmt.family == "yuv" and (native.family != "yuv" or fmt.log2_chroma != native.log2_chroma),
             not deep and fmt.bits > 8,
             order,

@@ -18,10 +18,12 @@ from vidcloud.job import JobDirectory, JobSpec
 from vidcloud.status import Status, snapshot
 
 if TYPE_CHECKING:
-    from vidcloud.media.encode import EncodeSettings
+    from vidcloud.media.settings import EncodeSettings
     from vidcloud.media.probe import VideoInfo
 
 _POLL_S = 0.1
+_USUAL = {"ffv1": ".mkv", "png": ".mkv", "prores": ".mov", "utvideo": ".avi"}
+"""Codecs that MP4 holds by FFmpeg's word alone, or not at all, and where players look for them."""
 _CRF_CODECS = ("libx264", "libx264rgb", "libx265")
 """Encoders whose quality is asked for as CRF 20, preset medium, unless told otherwise."""
 _COLLECTOR_RESTARTS = 3
@@ -81,10 +83,11 @@ def create(request: Request) -> JobDirectory:
     source = storage.normalise(request.input)
 
     # The libraries of pictures cost half a second: only after the cheap checks.
-    from vidcloud.media.containers import check_container  # noqa: PLC0415
+    from vidcloud.media.containers import check_container, container_format  # noqa: PLC0415
     from vidcloud.media.convert import converter  # noqa: PLC0415
     from vidcloud.media.encode import check_settings  # noqa: PLC0415
     from vidcloud.media.probe import probe  # noqa: PLC0415
+    from vidcloud.media.settings import fit_settings  # noqa: PLC0415
     from vidcloud.pixels import pixel_format  # noqa: PLC0415
 
     settings = _settings(request)
@@ -98,9 +101,10 @@ def create(request: Request) -> JobDirectory:
         raise InputError(f"no {request.input}: check the URL")
     names = [s.ref.member.lower() for s in stages]
     output = storage.normalise(request.output) if request.output else _default_output(source, names, codec, info)
+    _check_output(output, source, force=request.force)
     if info is not None:
         check_container(storage.name_of(output), codec, info, path)
-    _check_output(output, source, force=request.force)
+    settings = fit_settings(settings, container_format(storage.name_of(output)))
 
     spec = JobSpec(
         id=request.job_id or jobs.new_id(),
@@ -127,7 +131,7 @@ def create(request: Request) -> JobDirectory:
 
 
 def _settings(request: Request) -> "EncodeSettings":
-    from vidcloud.media.encode import EncodeSettings  # noqa: PLC0415
+    from vidcloud.media.settings import EncodeSettings  # noqa: PLC0415
 
     crf, preset = request.crf, request.preset
     if request.codec in _CRF_CODECS and not {"qp", "b", "crf", "bitrate"} & request.options.keys():
@@ -140,16 +144,20 @@ def _settings(request: Request) -> "EncodeSettings":
 def _default_output(source: str, names: Sequence[str], codec: str, info: "VideoInfo | None") -> str:
     """``cat.avi`` and ``neon`` give ``cat.neon.mp4`` beside the input.
 
-    Matroska and QuickTime inputs keep their container, which holds more; Matroska also takes what MP4 can't hold.
+    Matroska and QuickTime inputs keep their container, which holds more. Where it can't hold the video, or the sound, the
+    next one that can is taken.
     """
-    from vidcloud.media.containers import holds  # noqa: PLC0415
+    from vidcloud.media.containers import container_format, holds  # noqa: PLC0415
 
     name = Path(storage.name_of(source))
-    extension = {".mkv": ".mkv", ".webm": ".mkv", ".mov": ".mov"}.get(name.suffix.lower(), ".mp4")
-    if extension == ".mp4" and info is not None:
-        codecs = [codec, *(s.codec for s in info.others if s.kind == "audio")]
-        if not all(holds("mp4", c) for c in codecs):
-            extension = ".mkv"
+    same = {".mkv": ".mkv", ".webm": ".mkv", ".mov": ".mov"}.get(name.suffix.lower())
+    extension = _USUAL.get(codec) or same or ".mp4"
+    if info is not None:
+        sound = [s.codec for s in info.others if s.kind == "audio"]
+        candidates = (extension, ".mp4", ".mkv", ".mov", ".avi", ".nut")
+        able = [c for c in candidates if holds(container_format(f"x{c}"), codec)]
+        able.sort(key=lambda c: not all(holds(container_format(f"x{c}"), s) for s in sound))
+        extension = able[0] if able else extension
     made = ".".join([name.stem, *(names or ["copy"])]) + extension
     if path := storage.local_path(source):
         return f"file://{path.with_name(made)}"

@@ -11,6 +11,7 @@ from vidcloud import plugins, storage
 from vidcloud.chain import Chain
 from vidcloud.chunkfile import frame_hash
 from vidcloud.errors import PluginError, VerifyError
+from vidcloud.filter import FrameSpec
 from vidcloud.media.audio import audio_hashes
 from vidcloud.media.convert import converter
 from vidcloud.media.decode import Decoder
@@ -41,13 +42,19 @@ def check_output(output: Path, told: Proof) -> list[Finding]:
     """
     info = probe(output)
     base = Fraction(told.record["time_base"])
-    same_layout = info.storage == told.record["stream"]["target"]
+    # A decoder may give the samples in another order than the encoder took (gbrp for bgr24).
+    target = FrameSpec(
+        pixel_format(told.record["stream"]["target"]), info.width, info.height, info.full_range, info.matrix
+    )
+    reordered = np.empty(target.format.samples(info.width, info.height), target.format.dtype)
+    reorder = converter(info.spec, target) if told.record["lossless"] else None
     times: list[int] = []
     equal = compared = 0
     for frame in Decoder(output, info):
-        if same_layout and frame.index < len(told.frames):
+        if reorder is not None and frame.index < len(told.frames):
+            reorder(frame.flat, reordered)
             compared += 1
-            equal += frame_hash(frame.flat) == told.frames[frame.index][2]
+            equal += frame_hash(reordered) == told.frames[frame.index][2]
         times.append(frame.pts)
     findings = [
         Finding("frames", len(times) == len(told.frames), f"{len(times)} of {len(told.frames)}"),

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from vidcloud import __version__
-from vidcloud.errors import EXIT_INTERRUPTED, EXIT_USAGE, VidcloudError
+from vidcloud.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, VidcloudError
 
 _COMMANDS = {
     "run": ("vidcloud.cli.run", "run", "Filter a video on many nodes."),
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     except BrokenPipeError:
         # The reader of a pipe went away: nothing to tell it. The interpreter's own flush must not complain either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
+        code = EXIT_FAILURE
     except VidcloudError as e:
         if debug:
             raise
@@ -88,7 +88,12 @@ def main(argv: list[str] | None = None) -> None:
         if debug:
             raise
         _say(f"{e.filename or 'vidcloud'}: {e.strerror or e}")
-        code = 1
+        code = EXIT_FAILURE
+    except Exception as e:
+        if debug:
+            raise
+        _say(f"unexpected {type(e).__name__}: {e}; that is a fault of vidcloud's: `vidcloud --debug …` shows where")
+        code = EXIT_FAILURE
     sys.exit(code if isinstance(code, int) else 0)
 
 

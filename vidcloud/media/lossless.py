@@ -1,6 +1,6 @@
 """Whether an encoder gives every bit back: then a verification can compare pixels."""
 
-from vidcloud.media.encode import EncodeSettings, Resolved
+from vidcloud.media.settings import EncodeSettings, Resolved
 
 _ALWAYS = frozenset({"ffv1", "ffvhuff", "huffyuv", "magicyuv", "png", "apng", "qtrle", "rawvideo", "utvideo", "v210"})
 

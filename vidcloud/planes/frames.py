@@ -19,11 +19,12 @@ from vidcloud.errors import ShareError
 from vidcloud.job import JobDirectory, JobSpec
 from vidcloud.media.convert import converter
 from vidcloud.media.decode import Decoder, OnDamage
-from vidcloud.media.encode import Encoder, EncodeSettings, resolve
+from vidcloud.media.encode import Encoder
 from vidcloud.media.lossless import is_lossless
 from vidcloud.media.mux import mux
 from vidcloud.media.parts import Part, PartCutter, whole_parts
 from vidcloud.media.probe import VideoInfo
+from vidcloud.media.settings import EncodeSettings, resolve
 from vidcloud.pixels import Array, pixel_format
 from vidcloud.planes.base import Assembly, Gate, Prepared
 
