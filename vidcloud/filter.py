@@ -314,9 +314,9 @@ def configure(cls: type[Filter], values: Mapping[str, str], name: str) -> Filter
 def negotiate(native: PixelFormat, formats: Sequence[str]) -> PixelFormat:
     """Choose the format a filter works in for frames that come as ``native``.
 
-    RGB never becomes YUV where the filter takes RGB, not even for depth. Depth is kept before colour, and colour before
-    subsampling. A 16-bit format is not chosen for an 8-bit source where one of 8 bits is offered: it would cost twice
-    and show the same. Among equals the filter's own order decides.
+    RGB never becomes YUV where the filter takes RGB, not even for depth; gray stays gray. Depth is kept before colour,
+    and colour before subsampling. A 16-bit format is not chosen for an 8-bit source where one of 8 bits is offered: it
+    would cost twice and show the same. Among equals the filter's own order decides.
     """
     deep = native.bits > 8
     keeps_rgb = native.family == "rgb" and any(pixel_format(f).family == "rgb" for f in formats)

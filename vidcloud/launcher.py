@@ -18,8 +18,8 @@ from vidcloud.job import JobDirectory, JobSpec
 from vidcloud.status import Status, snapshot
 
 if TYPE_CHECKING:
-    from vidcloud.media.settings import EncodeSettings
     from vidcloud.media.probe import VideoInfo
+    from vidcloud.media.settings import EncodeSettings
 
 _POLL_S = 0.1
 _USUAL = {"ffv1": ".mkv", "png": ".mkv", "prores": ".mov", "utvideo": ".avi"}
@@ -144,8 +144,8 @@ def _settings(request: Request) -> "EncodeSettings":
 def _default_output(source: str, names: Sequence[str], codec: str, info: "VideoInfo | None") -> str:
     """``cat.avi`` and ``neon`` give ``cat.neon.mp4`` beside the input.
 
-    Matroska and QuickTime inputs keep their container, which holds more. Where it can't hold the video, or the sound, the
-    next one that can is taken.
+    Matroska and QuickTime inputs keep their container, which holds more. Where it can't hold the video, or the sound,
+    the next one that can is taken.
     """
     from vidcloud.media.containers import container_format, holds  # noqa: PLC0415
 
