@@ -7,7 +7,7 @@ from typing import Any, ClassVar, cast
 
 import cv2
 import numpy as np
-from vidcloud.filters.gaussian_blur import kernel
+from vidcloud.filters.gaussian_blur import blur, kernel, wide
 
 from vidcloud.filter import At, Filter, FrameSpec, param
 from vidcloud.pixels import Array, Frame
@@ -29,6 +29,7 @@ class Edge(Filter):
 
     _kernel: Any = field(default=None, init=False, repr=False, compare=False)
     _soft: Any = field(default=None, init=False, repr=False, compare=False)
+    _wide: Any = field(default=None, init=False, repr=False, compare=False)
     _x: Any = field(default=None, init=False, repr=False, compare=False)
     _y: Any = field(default=None, init=False, repr=False, compare=False)
 
@@ -37,6 +38,7 @@ class Edge(Filter):
         shape = spec.format.plane_shapes(spec.width, spec.height)[0]
         self._kernel = kernel(self.blur)
         self._soft = np.empty(shape, spec.format.dtype)  # rounded, as between two of GIMP's procedures
+        self._wide = wide(spec)
         self._x, self._y = np.empty(shape, np.float32), np.empty(shape, np.float32)
 
     def apply(self, window: Sequence[Frame], out: Frame, at: At) -> None:  # noqa: ARG002
@@ -44,9 +46,8 @@ class Edge(Filter):
         picture, want = cast("Array", window[0]), cast("Array", out)  # no format of ours is planar
         smear, scale = cv2.BORDER_REPLICATE, math.sqrt(self.amount)
         if len(self._kernel) > 1:
-            picture = cast(
-                "Array", cv2.sepFilter2D(picture, -1, self._kernel, self._kernel, dst=self._soft, borderType=smear)
-            )
+            blur(picture, self._kernel, self._kernel, self._soft, self._wide)
+            picture = cast("Array", self._soft)
         cv2.Sobel(picture, cv2.CV_32F, 1, 0, dst=self._x, scale=scale, borderType=smear)
         cv2.Sobel(picture, cv2.CV_32F, 0, 1, dst=self._y, scale=scale, borderType=smear)
         cv2.magnitude(self._x, self._y, magnitude=self._x)

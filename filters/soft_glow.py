@@ -8,6 +8,7 @@ from typing import Any, ClassVar, cast
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from vidcloud.filters.gaussian_blur import blur, wide
 
 from vidcloud.filter import At, Filter, FrameSpec, param
 from vidcloud.pixels import Array, Frame
@@ -34,6 +35,7 @@ class SoftGlow(Filter):
     _table: Any = field(default=None, init=False, repr=False, compare=False)
     _kernel: Any = field(default=None, init=False, repr=False, compare=False)
     _planes: Any = field(default=None, init=False, repr=False, compare=False)
+    _float: Any = field(default=None, init=False, repr=False, compare=False)
     _wide: Any = field(default=None, init=False, repr=False, compare=False)
 
     def setup(self, spec: FrameSpec) -> None:
@@ -43,6 +45,7 @@ class SoftGlow(Filter):
         glow = self.brightness / (1 + np.exp(-(2 + 20 * self.sharpness) * (light - 0.5)))
         self._table = np.floor(glow * top).astype(spec.format.dtype)
         self._kernel = kernel((self.radius + 1) / math.sqrt(2 * math.log(255)))
+        self._float = wide(spec)
         shape = (spec.height, spec.width)
         self._planes = [np.empty(shape, spec.format.dtype) for _ in range(3)]
         self._wide = np.empty((*shape, 3), spec.format.dtype)
@@ -65,10 +68,13 @@ class SoftGlow(Filter):
             cv2.LUT(light, self._table, dst=other)
         else:
             np.take(self._table, light, out=other, mode="clip")  # "raise" would copy first
-        # GIMP keeps whole numbers after each step, rounded down: in the dark one step is a tenth of the light.
-        smear = cv2.BORDER_REPLICATE
-        cv2.sepFilter2D(other, -1, _ONE, self._kernel, dst=spare, delta=-0.5, borderType=smear)
-        cv2.sepFilter2D(spare, -1, self._kernel, _ONE, dst=light, delta=-0.5, borderType=smear)
+        if light.dtype == np.uint8:
+            # GIMP keeps whole numbers after each step, rounded down: in the dark one step is a tenth of the light.
+            smear = cv2.BORDER_REPLICATE
+            cv2.sepFilter2D(other, -1, _ONE, self._kernel, dst=spare, delta=-0.5, borderType=smear)
+            cv2.sepFilter2D(spare, -1, self._kernel, _ONE, dst=light, delta=-0.5, borderType=smear)
+        else:
+            blur(other, self._kernel, self._kernel, light, self._float)
         # A screen: what each of the two lights lacks is multiplied.
         cv2.bitwise_not(light, dst=light)
         cv2.bitwise_not(picture, dst=want)
