@@ -5,6 +5,7 @@ objects appear when their upload is complete, and HTTP servers get one PUT.
 """
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -129,8 +130,7 @@ def put(staged: Path, url: str, *, force: bool) -> None:
             if force:
                 staged.replace(path)
             else:
-                os.link(staged, path)
-                staged.unlink()
+                _move_to_free_name(staged, path)
         except FileExistsError:
             raise StorageError(f"{path} has appeared meanwhile; the result is {staged}: rename it") from None
         except OSError as e:
@@ -151,6 +151,20 @@ def put(staged: Path, url: str, *, force: bool) -> None:
         if response.status >= 300:
             raise StorageError(f"can't store {url}: the server says {response.status} {response.reason}")
     staged.unlink()
+
+
+def _move_to_free_name(staged: Path, path: Path) -> None:
+    try:
+        os.link(staged, path)
+    except OSError as e:
+        if e.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        # exFAT and the like have no hard links: look, then rename.
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, "exists", str(path)) from None
+        staged.rename(path)
+    else:
+        staged.unlink()
 
 
 def _sync(path: Path) -> None:

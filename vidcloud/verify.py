@@ -103,8 +103,8 @@ def recompute(told: Proof, source: Path | None = None) -> Finding:
     stages = []
     for ref in (FilterRef.from_json(r) for r in job["filters"]):
         resolved = plugins.resolve(ref.name)
-        if resolved.ref.sha256 != ref.sha256:
-            raise PluginError(f"filter {ref.name} has changed since the job: its SHA-256 is not the proof's")
+        if (resolved.ref.sha256, resolved.ref.version) != (ref.sha256, ref.version):
+            raise PluginError(f"filter {ref.name} is not the one of the job: its SHA-256 or version differs")
         stages.append(resolved.stage)
     target = pixel_format(told.record["stream"]["target"])
     chain = Chain(stages, info.spec, target, converter)

@@ -3,6 +3,7 @@
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from users import VIDCLOUD
@@ -160,6 +161,20 @@ def test_the_default_output_and_json(user, clip):
         "cat.mp4",
         "share",
     ]
+
+
+def test_odd_names(user, clip):
+    """Names that a shell, a URL, FFmpeg or the user-data line might misread."""
+    import shutil
+
+    folder = user.folder / "my films [1] 'quoted' & ü"
+    folder.mkdir()
+    name = "-cat %d: 100% #1?.mp4"
+    shutil.copy(clip, folder / name)
+    share = folder / "the share"
+    told = user.run(folder / name, "--filter", "invert", "--nodes", 2, "--share", share)
+    assert Path(told["output"]).parent == folder
+    assert user("verify", told["output"], "--recompute").code == 0
 
 
 def test_s3_to_s3(user, clip):

@@ -39,6 +39,19 @@ def test_a_local_output_is_whole_or_absent_and_replaces_nothing(tmp_path, staged
     assert (tmp_path / "out.mp4").read_bytes() == b"other"
 
 
+def test_a_disk_without_hard_links(tmp_path, staged, monkeypatch):
+    def no_links(*_args):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", no_links)
+    url = storage.normalise(str(tmp_path / "out.mp4"))
+    storage.put(staged, url, force=False)
+    staged.write_bytes(b"other")
+    with pytest.raises(StorageError, match="appeared meanwhile"):
+        storage.put(staged, url, force=False)
+    assert (tmp_path / "out.mp4").read_bytes() == b"picture" * 1000
+
+
 class _Files(http.server.BaseHTTPRequestHandler):
     files: dict[str, bytes] = {}
     short = False
