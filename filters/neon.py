@@ -1,0 +1,79 @@
+"""Neon: edges glow in their own colours, over black."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, cast
+
+import cv2
+import numpy as np
+from vidcloud.filters.motion_blur import Smear, light_tables, look_up
+
+from vidcloud.filter import At, Filter, FrameSpec, param
+from vidcloud.pixels import Array, Frame
+
+
+@dataclass
+class Neon(Filter):
+    """Zoom towards the centre, then show how steeply each channel falls to the right and downwards.
+
+    Source: GIMP 2.10, ``plug-in-mblur`` (zoom) then ``plug-in-neon`` (``gegl:edge-neon`` by S. Kimball and
+    P. O'Regan). GIMP runs Deriche's recursive filter ("Recursively implementing the Gaussian and its derivatives",
+    INRIA research report 1893, 1993); this convolves with its impulse response.
+    """
+
+    formats: ClassVar = ("bgr24", "rgb24", "gray", "bgr48", "rgb48", "gray16")
+    radius: float = param(15.0, low=1, high=200, help="how wide the glow is, in pixels")
+    amount: float = param(0.0, low=0, high=10, help="how much brighter: 1 is ten times")
+    blur: float = param(20.0, low=0, high=255, help="zoom before, in 256ths of the way to the centre; 0 is none")
+
+    _smear: Any = field(default=None, init=False, repr=False, compare=False)
+    _to_light: Any = field(default=None, init=False, repr=False, compare=False)
+    _from_light: Any = field(default=None, init=False, repr=False, compare=False)
+    _light: Any = field(default=None, init=False, repr=False, compare=False)
+    _smeared: Any = field(default=None, init=False, repr=False, compare=False)
+    _soft: Any = field(default=None, init=False, repr=False, compare=False)
+    _across: Any = field(default=None, init=False, repr=False, compare=False)
+    _down: Any = field(default=None, init=False, repr=False, compare=False)
+    _kernel: Any = field(default=None, init=False, repr=False, compare=False)
+
+    def setup(self, spec: FrameSpec) -> None:
+        """Make the kernel and tables, allocate buffers."""
+        shape = spec.format.plane_shapes(spec.width, spec.height)[0]
+        self._smear = Smear("zoom", shape, self.blur, 0, (spec.width / 2, spec.height / 2))
+        top = (1 << spec.format.bits) - 1
+        self._to_light = light_tables(spec.format.bits)[0]
+        self._from_light = light_tables(16)[1] * np.float32(top / 65535)
+        self._light, self._smeared = np.empty(shape, np.uint16), np.empty(shape, np.uint16)
+        self._soft, self._across, self._down = (np.empty(shape, np.float32) for _ in range(3))
+        self._kernel = _slope(self.radius) * (1 + 9 * self.amount)
+
+    def apply(self, window: Sequence[Frame], out: Frame, at: At) -> None:  # noqa: ARG002
+        """Make one frame glow."""
+        picture, want = cast("Array", window[0]), cast("Array", out)  # no format of ours is planar
+        if self._smear:
+            look_up(picture, self._to_light, self._light)
+            self._smear.blur(self._light, self._smeared)
+            look_up(self._smeared, self._from_light, self._soft)
+        else:
+            np.copyto(self._soft, picture)
+        one = np.ones(1)
+        for found, kx, ky in ((self._across, self._kernel, one), (self._down, one, self._kernel)):
+            cv2.sepFilter2D(self._soft, cv2.CV_32F, kx, ky, dst=found, borderType=cv2.BORDER_REPLICATE)
+            np.maximum(found, 0, out=found)  # as GIMP does: what rises is as dark as what is even
+        glow = cv2.magnitude(self._across, self._down, magnitude=self._soft)
+        np.rint(glow, out=self._soft)
+        np.minimum(self._soft, np.iinfo(want.dtype).max, out=self._soft)
+        np.copyto(want, self._soft, casting="unsafe")
+
+
+def _slope(radius: float) -> Any:
+    """A correlation kernel: the first derivative of a Gaussian that has faded to 1/255 at ``radius`` + 1 pixels.
+
+    Not normalised: the peak of its answer to a step from 0 to 1 is about its standard deviation.
+    """
+    sigma = (radius + 1) / math.sqrt(2 * math.log(255))
+    n = np.arange(math.ceil(4.5 * sigma) + 1) / sigma
+    half = (0.6472 * np.cos(0.6719 * n) + 4.531 * np.sin(0.6719 * n)) * np.exp(-1.527 * n)
+    half -= (0.6494 * np.cos(2.072 * n) + 0.9557 * np.sin(2.072 * n)) * np.exp(-1.516 * n)
+    return np.concatenate([half[:0:-1], half[:1], -half[1:]])
