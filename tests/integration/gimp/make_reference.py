@@ -8,6 +8,7 @@ example video and a drawn one, at 320x180. ``references.json`` says which filter
 """
 
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -122,7 +123,9 @@ def main() -> None:
             cv2.imwrite(str(folder / f"{name}.png"), picture)
         (folder / "all.scm").write_text(script(folder, list(pictures)), "utf-8")
         command = [gimp, "-i", "-d", "-f", "-b", f'(load "{folder}/all.scm")', "-b", "(gimp-quit 0)"]
-        subprocess.run(command, check=True, timeout=500)
+        # GIMP gives each tile to gegl:edge-neon as if it were a picture: with tiles of 128 pixels there are seams.
+        one_tile = os.environ | {"GEGL_TILE_SIZE": "1024x1024"}
+        subprocess.run(command, check=True, timeout=500, env=one_tile)
         for name in pictures:
             _keep(folder / f"{name}.png")
             for key, (text, _) in wanted(name).items():
