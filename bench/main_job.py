@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PEERS = ROOT / "bench" / "peers.py"
-VIDCLOUD = [sys.executable, "-m", "vidcloud"]
+VIDCLOUD = [sys.executable, "-P", "-m", "vidcloud"]
 
 
 def make_input(path, frames):

@@ -15,7 +15,7 @@ from typing import Any
 import av
 import numpy as np
 
-VIDCLOUD = [sys.executable, "-m", "vidcloud"]
+VIDCLOUD = [sys.executable, "-P", "-m", "vidcloud"]
 
 
 @dataclass

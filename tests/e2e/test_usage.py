@@ -177,6 +177,13 @@ def test_odd_names(user, clip):
     assert user("verify", told["output"], "--recompute").code == 0
 
 
+def test_a_folder_called_vidcloud_is_not_the_program(user, clip):
+    """As in a checkout into which vidcloud was not installed in place."""
+    (user.folder / "vidcloud").mkdir()
+    (user.folder / "vidcloud/__init__.py").write_text("raise ImportError('the wrong one')")
+    user.run(clip, "--filter", "invert", "-o", "out.mp4")
+
+
 def test_s3_to_s3(user, clip):
     """With moto's S3 on loopback: the input is fetched, the output and its proof are stored."""
     import boto3

@@ -151,7 +151,7 @@ def summary(job_id: str, result: dict[str, Any]) -> dict[str, Any]:
 def _supervise_in_background(root: Path) -> None:
     with (root / "logs" / "supervisor.log").open("ab") as log:
         subprocess.Popen(
-            [sys.executable, "-m", "vidcloud", "supervise", "--job", str(root)],
+            [sys.executable, "-P", "-m", "vidcloud", "supervise", "--job", str(root)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -53,7 +53,7 @@ class LocalCloud:
         env = {**os.environ, "VIDCLOUD_USER_DATA": line, "VIDCLOUD_PYTHON": sys.executable}
         with (self._logs / f"{name}.log").open("ab") as log:
             child = subprocess.Popen(
-                [sys.executable, "-m", "vidcloud.boot"],
+                [sys.executable, "-P", "-m", "vidcloud.boot"],
                 env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
