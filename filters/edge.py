@@ -12,6 +12,8 @@ from vidcloud.filters.gaussian_blur import blur, kernel, wide
 from vidcloud.filter import At, Filter, FrameSpec, param
 from vidcloud.pixels import Array, Frame
 
+_ROWS = 16
+
 
 @dataclass
 class Edge(Filter):
@@ -48,10 +50,18 @@ class Edge(Filter):
         if len(self._kernel) > 1:
             blur(picture, self._kernel, self._kernel, self._soft, self._wide)
             picture = cast("Array", self._soft)
-        cv2.Sobel(picture, cv2.CV_32F, 1, 0, dst=self._x, scale=scale, borderType=smear)
-        cv2.Sobel(picture, cv2.CV_32F, 0, 1, dst=self._y, scale=scale, borderType=smear)
-        cv2.magnitude(self._x, self._y, magnitude=self._x)
-        if want.dtype == np.uint8:
-            cv2.convertScaleAbs(self._x, dst=want)  # rounds and saturates
-        else:
-            cv2.add(self._x, cast("Any", 0), dst=want, dtype=cv2.CV_16U)  # so does this, but slowly
+        cv2.Sobel(picture, cv2.CV_32F, 1, 0, dst=self._x, borderType=smear)
+        cv2.Sobel(picture, cv2.CV_32F, 0, 1, dst=self._y, borderType=smear)
+        # Not cv2.magnitude: its last bit depends on where in memory the result lies, so frames would not be the same
+        # on all nodes. NumPy's products, sums and roots are each rounded correctly. Some rows at a time stay in cache.
+        for top in range(0, len(want), _ROWS):
+            x, y, rows = (part[top : top + _ROWS] for part in (self._x, self._y, want))
+            np.multiply(x, x, out=x)
+            np.multiply(y, y, out=y)
+            np.add(x, y, out=x)
+            np.sqrt(x, out=x)
+            if want.dtype == np.uint8:
+                cv2.convertScaleAbs(x, dst=rows, alpha=scale)  # rounds and saturates
+            else:
+                np.multiply(x, np.float32(scale), out=x)
+                cv2.add(x, cast("Any", 0), dst=rows, dtype=cv2.CV_16U)  # so does this, but slowly

@@ -8,7 +8,7 @@ from vidcloud.filters import gaussian_blur, soft_glow
 from vidcloud.chain import Chain
 from vidcloud.contract import check, synthetic_frames
 from vidcloud.errors import PluginError
-from vidcloud.filter import FrameSpec, Halo
+from vidcloud.filter import At, FrameSpec, Halo
 from vidcloud.pixels import pixel_format
 from vidcloud.plugins import resolve
 
@@ -46,6 +46,32 @@ def test_filter_keeps_its_promises_in_each_format(name, fmt):
 )  # fmt: skip
 def test_filter_keeps_its_promises_with_other_parameters(text):
     assert check(resolve(text).filter, resolve(text).filter.formats[:1]) == []
+
+
+@pytest.mark.parametrize(("name", "fmt"), [c for c in CASES if c[1] in ("yuv420p", "bgr24", "bgr48", "gray16")])
+def test_where_buffers_lie_in_memory_does_not_matter(name, fmt):
+    """Some vector code treats what comes before an aligned address otherwise (cv2.magnitude does)."""
+    spec = FrameSpec(pixel_format(fmt), 64, 48, full_range=False, matrix="bt709")
+    made = resolve(name).filter
+    frames = synthetic_frames(spec.format, 64, 48, sum(made.halo) + 1)
+    seen, held = set(), []
+    for shift in (0, 2, 16, 32, 48):
+        held.append(np.empty(1000 * shift + shift, np.uint8))  # moves what setup allocates
+        made.setup(spec)
+        moved = [_at(shift, frame) for frame in frames]
+        out = _at(shift, np.zeros_like(frames[0]))
+        made.apply([spec.format.view(f, 64, 48) for f in moved], spec.format.view(out, 64, 48), At(0, 0.0))
+        seen.add(out.tobytes())
+    assert len(seen) == 1
+
+
+def _at(shift, samples):
+    """A copy so many bytes after a multiple of 64."""
+    memory = np.empty(samples.nbytes + 128, np.uint8)
+    start = -memory.ctypes.data % 64 + shift
+    moved = memory[start : start + samples.nbytes].view(samples.dtype)
+    moved[:] = samples
+    return moved
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (7, 5), (1, 9), (9, 1)])
