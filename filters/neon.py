@@ -61,8 +61,10 @@ class Neon(Filter):
         for found, kx, ky in ((self._across, self._kernel, one), (self._down, one, self._kernel)):
             cv2.sepFilter2D(self._soft, cv2.CV_32F, kx, ky, dst=found, borderType=cv2.BORDER_REPLICATE)
             np.maximum(found, 0, out=found)  # as GIMP does: what rises is as dark as what is even
-        glow = cv2.magnitude(self._across, self._down, magnitude=self._soft)
-        np.rint(glow, out=self._soft)
+            np.square(found, out=found)
+        # Not cv2.magnitude: in OpenCV 5.0 its last bit depends on where in memory the buffers happen to lie.
+        glow = np.add(self._across, self._down, out=self._soft)
+        np.rint(np.sqrt(glow, out=glow), out=glow)
         np.minimum(self._soft, np.iinfo(want.dtype).max, out=self._soft)
         np.copyto(want, self._soft, casting="unsafe")
 
