@@ -1,5 +1,7 @@
-"""Is memory flat, and the share bounded? ``python bench/memory.py [--frames 2000 20000]``: the collector's peak memory
-and the most bytes on the share, for a short and a long video of the same (small) size."""
+"""Is memory flat, and the share bounded? ``python bench/memory.py [--frames 2000 20000]``.
+
+The collector's peak memory and the most bytes on the share, for a short and a long video of the same (small) size.
+"""
 
 import argparse
 import os
@@ -30,15 +32,30 @@ def measure(frames):
         folder = Path(name)
         make_input(folder / "in.mp4", frames)
         env = {**os.environ, "VIDCLOUD_SHARE": str(folder / "share")}
-        command = [sys.executable, "-P", "-m", "vidcloud", "run", "in.mp4", "-o", "out.mp4", "--filter", "invert", "--nodes", "2"]
-        job = subprocess.Popen([*command, "--preset", "ultrafast", "--job-id", "j"], cwd=folder, env=env, stderr=subprocess.DEVNULL)
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "vidcloud",
+            "run",
+            "in.mp4",
+            "-o",
+            "out.mp4",
+            "--filter",
+            "invert",
+            "--nodes",
+            "2",
+        ]
+        job = subprocess.Popen(
+            [*command, "--preset", "ultrafast", "--job-id", "j"], cwd=folder, env=env, stderr=subprocess.DEVNULL
+        )
         pixels, peak, chunks = 0, 0, folder / "share/jobs/j/chunks"
         while job.poll() is None:
             total = 0
             for root, _, names in os.walk(chunks):
                 for n in names:
                     try:
-                        total += os.stat(f"{root}/{n}").st_size
+                        total += Path(root, n).stat().st_size
                     except OSError:
                         continue
             pixels = max(pixels, total)
@@ -50,7 +67,8 @@ def measure(frames):
                 except (OSError, StopIteration):
                     continue
             time.sleep(0.05)
-        assert job.returncode == 0
+        if job.returncode:
+            raise SystemExit("the job failed")
     return peak / 1024, pixels / 2**20
 
 

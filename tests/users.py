@@ -51,6 +51,8 @@ class User:
         child = subprocess.Popen(
             [*VIDCLOUD, *map(str, args)],
             cwd=self.folder, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            # A shell that runs the tests in the background lets them ignore ^C; a terminal does not.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         self.started.append(child)
         return child

@@ -132,7 +132,7 @@ class Collector:
 
     def _open(self, plane: CollectorPlane) -> None:
         self._next = self._retired = self._assembled = plane.durable_units
-        self._filtered = plane.durable_units * self._spec.chunk
+        self._filtered = plane.durable_units * plane.unit_frames
         self._ledger.open(first=plane.durable_units)
         self._ledger_opened = True
         self._drop_damaged(plane)
@@ -260,7 +260,7 @@ class Collector:
             self._take_late(plane, result)
             return
         event("accepted", unit=result.unit, epoch=result.epoch, level=logging.DEBUG)
-        self._filtered += self._frames_of.pop(result.unit, self._spec.chunk)
+        self._filtered += self._frames_of.pop(result.unit, plane.unit_frames)
         self._waiting[result.unit] = self._paths[result.unit] = result.path
         if result.unit in self._late:
             self._compare(result.unit, self._late.pop(result.unit), plane)

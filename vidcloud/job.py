@@ -37,6 +37,7 @@ class JobSpec:
         encode: an `vidcloud.media.encode.EncodeSettings` record.
         plane: how pictures travel.
         chunk: frames a chunk.
+        segment_chunks: chunks a unit has on the segments plane.
         window: chunks that may be ahead of the encoder; 0: a few a living node.
         lease_s: seconds of silence after which a node is taken for dead.
         stall_s: seconds without a finished frame after which a chunk is taken from a node that still beats.
@@ -55,6 +56,7 @@ class JobSpec:
     encode: dict[str, Any]
     plane: str = "frames"
     chunk: int = 20
+    segment_chunks: int = 12
     window: int = 0
     lease_s: float = 10.0
     stall_s: float = 600.0

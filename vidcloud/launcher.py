@@ -41,6 +41,7 @@ class Request:
     output: str | None = None
     nodes: int = 1
     chunk: int = 20
+    segment_chunks: int = 12
     plane: str = "auto"
     codec: str = "libx264"
     crf: float | None = None
@@ -71,6 +72,7 @@ def create(request: Request) -> JobDirectory:
     for name, value, low in (
         ("--nodes", request.nodes, 1),
         ("--chunk", request.chunk, 1),
+        ("--segment-chunks", request.segment_chunks, 1),
         ("--window", request.window, 0),
     ):
         if value < low:
@@ -118,7 +120,18 @@ def create(request: Request) -> JobDirectory:
             f.name: getattr(request, f.name)
             for f in dataclasses.fields(Request)
             if f.name
-            in ("chunk", "window", "lease_s", "stall_s", "dead_man_s", "on_error", "on_damage", "force", "proof")
+            in (
+                "chunk",
+                "segment_chunks",
+                "window",
+                "lease_s",
+                "stall_s",
+                "dead_man_s",
+                "on_error",
+                "on_damage",
+                "force",
+                "proof",
+            )
         },
     )
     job = jobs.create(request.share or jobs.default_share(), spec)

@@ -1,5 +1,6 @@
 """What the README shows works as it stands."""
 
+import json
 import re
 import shlex
 import shutil
@@ -36,7 +37,7 @@ def test_the_options_exist(user):
 
 
 def test_the_filters_it_names_exist(user):
-    listed = {f["name"] for f in user("filters", "--json").json}
+    listed = {f["name"] for f in json.loads(user("filters", "--json").out)}
     assert listed == {
         "edge", "gaussian-blur", "invert", "motion-blur", "neon", "soft-glow", "temporal-denoise", "threshold",
     } | {n for n in listed if n.startswith("neon-")}  # fmt: skip

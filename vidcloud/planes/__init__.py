@@ -10,7 +10,7 @@ from vidcloud.planes.base import CollectorPlane, ProcessorPlane
 if TYPE_CHECKING:
     from vidcloud.media.probe import VideoInfo
 
-NAMES = ("frames",)
+NAMES = ("frames", "segments")
 
 
 def choose(asked: str) -> str:
@@ -28,6 +28,10 @@ def choose(asked: str) -> str:
 
 def open_collector(spec: JobSpec, job: JobDirectory, source: Path, info: "VideoInfo") -> CollectorPlane:
     """What the collector does for a job."""
+    if spec.plane == "segments":
+        from vidcloud.planes.segments import SegmentsCollector  # noqa: PLC0415
+
+        return SegmentsCollector(spec, job, source, info)
     from vidcloud.planes.frames import FramesCollector  # noqa: PLC0415
 
     return FramesCollector(spec, job, source, info)
@@ -44,6 +48,10 @@ def open_processor(spec: JobSpec, job: JobDirectory) -> ProcessorPlane:
     stream = job.stream()
     if stream is None:
         raise ShareError(f"{job.root}/stream.json is missing")
+    if spec.plane == "segments":
+        from vidcloud.planes.segments import SegmentsProcessor  # noqa: PLC0415
+
+        return SegmentsProcessor(spec, job, stream)
     return FramesProcessor(spec, job, stream)
 
 

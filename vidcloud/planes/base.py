@@ -42,8 +42,8 @@ class Assembly:
 class CollectorPlane(Protocol):
     """What a collector does on a plane."""
 
-    durable_units: int
-    """Units whose results are safe in the encoded parts, counted from 0: these are not needed on the share any more."""
+    unit_frames: int
+    """Frames a unit has; the last may have fewer."""
     encoded: int
     """Frames encoded so far."""
     decoded: int
@@ -52,6 +52,11 @@ class CollectorPlane(Protocol):
     """About how many frames there will be; 0 where nobody knows."""
     lossless: bool
     """Whether the output's frames are the filtered ones to the last bit."""
+
+    @property
+    def durable_units(self) -> int:
+        """Units whose results are safe in encoded parts, counted from 0: they are not needed on the share any more."""
+        ...
 
     def describe(self) -> dict[str, object]:
         """What the processors must know of the frames, as a JSON record (``stream.json``)."""

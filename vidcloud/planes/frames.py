@@ -4,7 +4,6 @@ It reads as a chunk lives: `FramesCollector.prepare` decodes it, `FramesProcesso
 `FramesCollector.assemble` encodes it, `FramesCollector.finish` joins all.
 """
 
-import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,30 +11,19 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from vidcloud import plugins, proof
-from vidcloud.chain import Chain, Stage
+from vidcloud.chain import Chain
 from vidcloud.chunkfile import ChunkHeader, frame_hash, read_chunk, write_chunk
 from vidcloud.errors import ShareError
 from vidcloud.job import JobDirectory, JobSpec
 from vidcloud.media.convert import converter
-from vidcloud.media.decode import Decoder, OnDamage
+from vidcloud.media.decode import DecodedFrame, Decoder, OnDamage
 from vidcloud.media.encode import Encoder
-from vidcloud.media.lossless import is_lossless
-from vidcloud.media.mux import mux
-from vidcloud.media.parts import Part, PartCutter, whole_parts
+from vidcloud.media.parts import PartCutter
 from vidcloud.media.probe import VideoInfo
-from vidcloud.media.settings import EncodeSettings, resolve
 from vidcloud.pixels import Array, pixel_format
 from vidcloud.planes.base import Assembly, Gate, Prepared
-
-
-def load_stages(spec: JobSpec, plugin_dir: Path) -> list[Stage]:
-    """The job's filters.
-
-    Raises:
-        PluginError: one can't be loaded here, or differs from what the job pinned.
-    """
-    return [plugins.load(plugins.FilterRef.from_json(r), plugin_dir) for r in spec.filters]
+from vidcloud.planes.output import Output, load_stages
+from vidcloud.planes.runs import runs
 
 
 class FramesCollector:
@@ -54,82 +42,43 @@ class FramesCollector:
 
     def __init__(self, spec: JobSpec, job: JobDirectory, source: Path, info: VideoInfo) -> None:
         self._spec, self._job, self._source, self._info = spec, job, source, info
-        self._settings = EncodeSettings.from_json(spec.encode)
-        self._resolved = resolve(self._settings, info)
-        stages = load_stages(spec, job.plugins)
-        target = pixel_format(self._resolved.storage)
-        chain = Chain(stages, info.spec, target, converter)
-        self._halo = chain.halo
-        self._report = [*info.losses, *self._resolved.notes]
-        if any(pixel_format(f).bits < pixel_format(info.storage).bits for f in chain.formats):
-            depth = pixel_format(info.storage).bits
-            self._report.append(f"depth: a filter of the chain takes 8 bits only, the input has {depth}")
-        self._frames = proof.FrameLog(job.parts)
-        self._parts = self._frames.covered(whole_parts(job.parts))
-        self.encoded = _stop(self._parts[-1]) if self._parts else 0
-        self.durable_units = self.encoded // spec.chunk
-        self.decoded = 0
-        self.lossless = is_lossless(self._settings, self._resolved)
-        self.estimate = info.frames
-        self._resume_at = self.encoded
+        self._output = Output(spec, job, source, info)
+        self.lossless = self._output.lossless
+        self._resume_at = self.encoded = self._output.safe_frames
+        self.unit_frames = spec.chunk
+        self.decoded, self.estimate = 0, info.frames
         self._on_damage: OnDamage = "conceal" if spec.on_damage == "conceal" else "fail"
         self._encoder: Encoder | None = None
         self._cutter: PartCutter | None = None
+        self.describe = self._output.describe
+        self.proof_frames = self._output.proof_frames
 
-    def describe(self) -> dict[str, Any]:
-        """The record that processors read."""
-        return {
-            "version": 1,
-            "info": self._info.to_json(),
-            "target": self._resolved.storage,
-            "pix_fmt": self._resolved.pix_fmt,
-        }
+    @property
+    def durable_units(self) -> int:
+        """Units whose frames are all in whole parts."""
+        return self._output.safe_frames // self._spec.chunk
 
     # -- decode --------------------------------------------------------------------------------------------------------
 
     def prepare(self, gate: Gate, have: Callable[[int], bool]) -> Iterator[Prepared]:
         """Decode, and write each chunk with the halo it needs."""
-        size, (before, after) = self._spec.chunk, self._halo
         fmt = pixel_format(self._info.storage)
-        # One buffer for all: the frames of a chunk and its halo, shifted down when a chunk is written.
-        buffer: Array = np.empty((before + size + after, fmt.samples(self._info.width, self._info.height)), fmt.dtype)
-        pts: list[int] = []
-        durations: list[int] = []
-        first, unit = 0, 0  # index of buffer[0]; number of the chunk being filled
+        samples = fmt.samples(self._info.width, self._info.height)
         decoder = Decoder(self._source, self._info, on_damage=self._on_damage)
-        flow = iter(decoder)
-        ended = False
-        while not ended:
-            start, stop = unit * size, (unit + 1) * size
-            for frame in itertools.islice(flow, stop + after - (first + len(pts))):
-                buffer[len(pts)] = frame.flat
-                pts.append(frame.pts)
-                durations.append(frame.duration)
-                self.decoded += 1
-            have_until = first + len(pts)
-            ended = have_until < stop + after
-            # The last frames may make more than one chunk: the halo after one is the beginning of the next.
-            while start < have_until and (have_until >= stop + after or ended):
-                stop = min(stop, have_until)
-                if not gate(unit):
-                    return
-                if not have(unit):
-                    lo, hi = max(0, start - before) - first, min(have_until, stop + after) - first
-                    header = ChunkHeader(
-                        fmt.name, self._info.width, self._info.height, lo + first, start, stop,
-                        tuple(pts[lo:hi]), tuple(durations[lo:hi]),
-                    )  # fmt: skip
-                    self._put(unit, header, buffer[lo:hi])
-                yield Prepared(unit, stop - start)
-                unit += 1
-                start, stop = unit * size, (unit + 1) * size
-            drop = max(0, start - before) - first
-            if drop > 0 and not ended:
-                kept = len(pts) - drop
-                buffer[:kept] = buffer[drop : drop + kept]
-                del pts[:drop], durations[:drop]
-                first += drop
-        self._report.extend(decoder.report.notes)
+        for unit, run in enumerate(runs(self._counted(decoder), self._spec.chunk, self._output.halo, fmt, samples)):
+            if not gate(unit):
+                return
+            if not have(unit):
+                size = (self._info.width, self._info.height)
+                header = ChunkHeader(fmt.name, *size, run.first, run.start, run.stop, run.pts, run.durations)
+                self._put(unit, header, run.frames)
+            yield Prepared(unit, run.stop - run.start)
+        self._output.note(decoder.report.notes)
+
+    def _counted(self, decoder: Decoder) -> Iterator[DecodedFrame]:
+        for frame in decoder:
+            self.decoded += 1
+            yield frame
 
     def _put(self, unit: int, header: ChunkHeader, frames: Array) -> None:
         private = self._job.root / "chunks" / "private" / f"{unit:08d}.input"
@@ -142,29 +91,23 @@ class FramesCollector:
         """Check a result's hashes and encode it."""
         header, frames = read_chunk(result)
         self._check(unit, header, frames)
-        self._report.extend(n for n in header.notes if n not in self._report)
+        self._output.note(header.notes)
         for i, (flat, pts, duration) in enumerate(zip(frames, header.pts, header.durations, strict=True)):
             if header.start + i < self._resume_at:
                 continue
             if self._encoder is None or self._cutter is None:
-                self._encoder = Encoder(self._settings, self._info)
+                self._encoder = Encoder(self._output.settings, self._info)
                 self._cutter = PartCutter(self._job.parts, self._encoder, self._info.time_base, self._resume_at)
-            self._frames.append(pts, duration, header.hashes[i])
-            self._safe(self._cutter.feed(self._encoder.encode(flat, pts, duration)))
+            self._output.frame(pts, duration, header.hashes[i])
+            self._output.safe(self._cutter.feed(self._encoder.encode(flat, pts, duration)))
             self.encoded += 1
 
     def _check(self, unit: int, header: ChunkHeader, frames: Array) -> None:
         expected_start = unit * self._spec.chunk
         whole = header.start == header.first == expected_start and len(frames) == header.stop - header.start
-        if not whole or len(header.hashes) != len(frames) or header.format != self._resolved.storage:
+        if not whole or len(header.hashes) != len(frames) or header.format != self._output.resolved.storage:
             raise ShareError(f"the result of unit {unit} is not what was asked for: {header.start}…{header.stop}")
         _check_hashes(header, frames)
-
-    def _safe(self, parts: list[Part]) -> None:
-        for part in parts:
-            self._frames.cut(part.first, _stop(part))
-            self._parts.append(part)
-            self.durable_units = _stop(part) // self._spec.chunk
 
     def digest(self, result: Path) -> str:
         """The hash of a result's frame hashes, which are checked against its pixels."""
@@ -177,18 +120,8 @@ class FramesCollector:
     def finish(self, target: Path) -> Assembly:
         """End the encoding, join the parts and all other streams of the input."""
         if self._encoder is not None and self._cutter is not None:
-            self._safe(self._cutter.feed(self._encoder.flush()))
-            self._safe(self._cutter.finish())
-        made = mux(self._parts, self._source, self._info, target)
-        return Assembly(self.encoded, [*self._report, *(f"not carried: {line}" for line in made.lost), *made.notes])
-
-    def proof_frames(self) -> Iterator[proof.Entry]:
-        """Timestamp, duration and hash of each frame, for the proof."""
-        return self._frames.entries(self._parts)
-
-
-def _stop(part: Part) -> int:
-    return part.first + part.frames
+            self._output.safe([*self._cutter.feed(self._encoder.flush()), *self._cutter.finish()])
+        return self._output.finish(target)
 
 
 def _check_hashes(header: ChunkHeader, frames: Array) -> None:

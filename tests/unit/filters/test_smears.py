@@ -2,6 +2,7 @@
 
 import math
 
+import cv2
 import numpy as np
 import pytest
 from vidcloud.filters import motion_blur
@@ -179,6 +180,57 @@ def test_both_ways_to_look_up_agree():
         out = np.zeros_like(source)
         way(source, table, out)
         assert np.array_equal(out, 65535 - source)
+
+
+def plainly(kind, light, length, angle):
+    """GIMP's sum, sample by sample, of one channel of linear light in floats; outside counts for nothing."""
+    height, width = light.shape
+    y, x = np.mgrid[:height, :width].astype(float)
+    across, down = x - width / 2, y - height / 2
+    away, phi, turn = np.hypot(across, down), np.arctan2(down, across), math.radians(angle)
+    if kind == "linear":
+        samples = np.full(light.shape, math.ceil(length) + 1)
+    elif kind == "radial":
+        samples = np.maximum(np.ceil(away * turn * 1.41), 3)
+    else:
+        samples = np.maximum(np.ceil(away * length / 256 + 1), 3)
+    total, weights = np.zeros_like(light), np.zeros_like(light)
+    both = np.pad(np.stack([light, np.ones_like(light)], axis=-1), ((0, 1), (0, 1), (0, 0)))
+    for k in range(int(samples.max())):
+        if kind == "linear":
+            t = (k / (samples - 1) - 0.5) * length
+            at_x, at_y = x + t * math.cos(turn), y + t * math.sin(turn)
+        elif kind == "radial":
+            at = phi + turn / 2 - k * turn / samples
+            at_x, at_y = width / 2 + away * np.cos(at), height / 2 + away * np.sin(at)
+        else:
+            t = k / samples * length / 256
+            at_x, at_y = x - across * t, y - down * t
+        taken = (k < samples) & (at_x >= 0) & (at_x <= width) & (at_y >= 0) & (at_y <= height)
+        ix, iy = (np.clip(np.floor(a), 0, size - 1).astype(int) for a, size in ((at_x, width), (at_y, height)))
+        fx, fy = np.clip(at_x - ix, 0, 1)[..., None], np.clip(at_y - iy, 0, 1)[..., None]
+        upper = both[iy, ix] * (1 - fx) + both[iy, ix + 1] * fx
+        lower = both[iy + 1, ix] * (1 - fx) + both[iy + 1, ix + 1] * fx
+        found = (upper * (1 - fy) + lower * fy) * taken[..., None]
+        total, weights = total + found[..., 0], weights + found[..., 1]
+    return total / weights
+
+
+@pytest.mark.parametrize(
+    ("kind", "length", "angle"),
+    [("linear", 6, 20), ("linear", 30, 250), ("radial", 0, 8), ("radial", 0, 60), ("zoom", 20, 0), ("zoom", 150, 0)],
+)
+def test_factored_sums_are_the_plain_sum(kind, length, angle):
+    rng = np.random.default_rng(4)
+    picture = cv2.GaussianBlur(rng.random((90, 120)), (0, 0), 2)  # smooth, so that interpolation costs nothing
+    picture = np.rint(65535 * (picture - picture.min()) / (picture.max() - picture.min())).astype(np.uint16)
+    to_light, from_light = motion_blur.light_tables(16)
+    want = from_light[np.rint(65535 * plainly(kind, to_light[picture] / 65535, length, angle)).astype(int)]
+    got = one(f"motion-blur:type={kind},length={length},angle={angle}", picture, "gray16")
+    off = np.abs(got.astype(int) - want) / 257
+    limit = {("linear", 6): 0.05, ("linear", 30): 0.6, ("radial", 0): 0.8, ("zoom", 20): 0.9, ("zoom", 150): 0.9}
+    print(kind, length, angle, off.mean(), off[6:-6, 6:-6].max(), off.max())
+    assert off.mean() < limit[kind, length]
 
 
 # -- neon --------------------------------------------------------------------------------------------------------------
