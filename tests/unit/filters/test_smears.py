@@ -195,7 +195,8 @@ def plainly(kind, light, length, angle):
     else:
         samples = np.maximum(np.ceil(away * length / 256 + 1), 3)
     total, weights = np.zeros_like(light), np.zeros_like(light)
-    both = np.pad(np.stack([light, np.ones_like(light)], axis=-1), ((0, 1), (0, 1), (0, 0)))
+    both = np.pad(np.stack([light, np.ones_like(light)], axis=-1), ((1, 2), (1, 2), (0, 0)))
+    edge = 0 if kind == "radial" else -1  # circles take no pixel that is only partly inside at the top and left
     for k in range(int(samples.max())):
         if kind == "linear":
             t = (k / (samples - 1) - 0.5) * length
@@ -206,21 +207,28 @@ def plainly(kind, light, length, angle):
         else:
             t = k / samples * length / 256
             at_x, at_y = x - across * t, y - down * t
-        taken = (k < samples) & (at_x >= 0) & (at_x <= width) & (at_y >= 0) & (at_y <= height)
-        ix, iy = (np.clip(np.floor(a), 0, size - 1).astype(int) for a, size in ((at_x, width), (at_y, height)))
-        fx, fy = np.clip(at_x - ix, 0, 1)[..., None], np.clip(at_y - iy, 0, 1)[..., None]
+        taken = (k < samples) & (at_x >= edge) & (at_x < width) & (at_y >= edge) & (at_y < height)
+        ix, iy = (np.clip(np.floor(a) + 1, 0, size + 1).astype(int) for a, size in ((at_x, width), (at_y, height)))
+        fx, fy = (at_x + 1 - ix)[..., None], (at_y + 1 - iy)[..., None]
         upper = both[iy, ix] * (1 - fx) + both[iy, ix + 1] * fx
         lower = both[iy + 1, ix] * (1 - fx) + both[iy + 1, ix + 1] * fx
         found = (upper * (1 - fy) + lower * fy) * taken[..., None]
         total, weights = total + found[..., 0], weights + found[..., 1]
-    return total / weights
+    return np.where(weights > 0, total / np.maximum(weights, 1e-9), light)
 
 
 @pytest.mark.parametrize(
-    ("kind", "length", "angle"),
-    [("linear", 6, 20), ("linear", 30, 250), ("radial", 0, 8), ("radial", 0, 60), ("zoom", 20, 0), ("zoom", 150, 0)],
+    ("kind", "length", "angle", "most"),
+    [
+        ("linear", 6, 20, 0.01),
+        ("linear", 30, 250, 0.5),
+        ("radial", 0, 8, 1.5),
+        ("radial", 0, 60, 0.85),
+        ("zoom", 20, 0, 1.1),
+        ("zoom", 150, 0, 1),
+    ],
 )
-def test_factored_sums_are_the_plain_sum(kind, length, angle):
+def test_factored_sums_are_the_plain_sum(kind, length, angle, most):
     rng = np.random.default_rng(4)
     picture = cv2.GaussianBlur(rng.random((90, 120)), (0, 0), 2)  # smooth, so that interpolation costs nothing
     picture = np.rint(65535 * (picture - picture.min()) / (picture.max() - picture.min())).astype(np.uint16)
@@ -228,9 +236,7 @@ def test_factored_sums_are_the_plain_sum(kind, length, angle):
     want = from_light[np.rint(65535 * plainly(kind, to_light[picture] / 65535, length, angle)).astype(int)]
     got = one(f"motion-blur:type={kind},length={length},angle={angle}", picture, "gray16")
     off = np.abs(got.astype(int) - want) / 257
-    limit = {("linear", 6): 0.05, ("linear", 30): 0.6, ("radial", 0): 0.8, ("zoom", 20): 0.9, ("zoom", 150): 0.9}
-    print(kind, length, angle, off.mean(), off[6:-6, 6:-6].max(), off.max())
-    assert off.mean() < limit[kind, length]
+    assert off.mean() < most  # GIMP's samples are half a step off, more so in the middle: that is what remains
 
 
 # -- neon --------------------------------------------------------------------------------------------------------------
@@ -266,3 +272,29 @@ def test_bright_edges_saturate():
     picture = np.zeros((20, 120), np.uint16)
     picture[:, :60] = 65535
     assert one("neon:blur=0", picture, "gray16").max() == 65535
+
+
+def recursive(x, sigma):
+    """Deriche's filter as GIMP runs it: there and back, each sample from four before it. Starts are held."""
+    a0, a1, b0, b1, c0, c1, w0, w1 = 0.6472, 4.531, 1.527, 1.516, -0.6494, -0.9557, 0.6719, 2.072
+    # Poles and gains of the two damped oscillations, as complex numbers.
+    poles = [np.exp(complex(-b0, w0) / sigma), np.exp(complex(-b1, w1) / sigma)]
+    gains = [complex(a0, -a1), complex(c0, -c1)]
+
+    def there(x, now):
+        state, found = [g * x[0] / (1 - p) for g, p in zip(gains, poles, strict=True)], []
+        for value in x:
+            before = [s * p for s, p in zip(state, poles, strict=True)]
+            state = [b + g * value for b, g in zip(before, gains, strict=True)]
+            found.append(sum(state if now else before).real)
+        return np.array(found)
+
+    return there(x, now=True) - there(x[::-1], now=False)[::-1]
+
+
+def test_neon_is_the_recursive_filter():
+    row = np.random.default_rng(6).integers(0, 256, 200).astype(np.uint8)
+    got = one("neon:blur=0,radius=9", np.tile(row, (12, 1)))[6].astype(float)
+    want = np.clip(recursive(row.astype(float), 10 / math.sqrt(2 * math.log(255))), 0, 255)
+    assert np.abs(got - want).max() < 1
+    assert abs((got - want)[(want > 0) & (want < 255)].mean()) < 0.1  # rounded, not cut off
