@@ -120,8 +120,9 @@ def table(what, rows, parts):
     told = ", ".join(f"{k} {v:.1f}" for k, v in parts.items())
     lines += [
         "",
-        f"Stages alone, CPU ms/frame: {told}; sum {total:.1f}. CPU of the whole job ÷ that sum: "
-        f"frames plane {rows[0][2] / total:.2f}, segments plane {rows[1][2] / total:.2f}.",
+        f"Stages alone, CPU ms/frame: {told}; sum {total:.1f}.",
+        f"CPU of the whole job ÷ that sum: frames plane {rows[0][2] / total:.2f}, "
+        + f"segments plane {rows[1][2] / total:.2f}.",
         "",
     ]
     return lines

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, cast
 
 import cv2
 import numpy as np
-from vidcloud.filters.motion_blur import Smear, light_tables, look_up
+from vidcloud.filters.motion_blur import SMALL, Smear, light_tables, look_up
 
 from vidcloud.filter import At, Filter, FrameSpec, param
 from vidcloud.pixels import Array, Frame
@@ -36,6 +36,7 @@ class Neon(Filter):
     _across: Any = field(default=None, init=False, repr=False, compare=False)
     _down: Any = field(default=None, init=False, repr=False, compare=False)
     _kernel: Any = field(default=None, init=False, repr=False, compare=False)
+    _one: ClassVar = np.ones(1)
 
     def setup(self, spec: FrameSpec) -> None:
         """Make the kernel and tables, allocate buffers."""
@@ -57,16 +58,17 @@ class Neon(Filter):
             look_up(self._smeared, self._from_light, self._soft)
         else:
             np.copyto(self._soft, picture)
-        one = np.ones(1)
-        for found, kx, ky in ((self._across, self._kernel, one), (self._down, one, self._kernel)):
-            cv2.sepFilter2D(self._soft, cv2.CV_32F, kx, ky, dst=found, borderType=cv2.BORDER_REPLICATE)
-            np.maximum(found, 0, out=found)  # as GIMP does: what rises is as dark as what is even
-            np.square(found, out=found)
+        for found, kernel in ((self._across, self._kernel.reshape(1, -1)), (self._down, self._kernel.reshape(-1, 1))):
+            if kernel.size <= SMALL:
+                cv2.filter2D(self._soft, -1, kernel, dst=found, borderType=cv2.BORDER_REPLICATE)
+            else:
+                kx, ky = (self._one, kernel) if kernel.shape[1] == 1 else (kernel, self._one)
+                cv2.sepFilter2D(self._soft, -1, kx, ky, dst=found, borderType=cv2.BORDER_REPLICATE)
+            cv2.max(found, cast("Any", 0.0), dst=found)  # as GIMP does: what rises is as dark as what is even
+            cv2.multiply(found, found, dst=found)
         # Not cv2.magnitude: in OpenCV 5.0 its last bit depends on where in memory the buffers happen to lie.
-        glow = np.add(self._across, self._down, out=self._soft)
-        np.rint(np.sqrt(glow, out=glow), out=glow)
-        np.minimum(self._soft, np.iinfo(want.dtype).max, out=self._soft)
-        np.copyto(want, self._soft, casting="unsafe")
+        glow = cv2.sqrt(cv2.add(self._across, self._down, dst=self._soft), dst=self._soft)
+        cv2.add(glow, 0.0, dst=want, dtype=cv2.CV_8U if want.dtype == np.uint8 else cv2.CV_16U)  # rounds and limits
 
 
 def _slope(radius: float) -> Any:

@@ -62,9 +62,9 @@ def test_pixels_that_change_on_the_share_are_noticed(bench):
     data = bytearray(path.read_bytes())
     data[-100] ^= 1
     path.write_bytes(data)
-    with pytest.raises(ShareError, match="changed on the share|damaged"):
+    with pytest.raises(ShareError, match=r"changed on the share|damaged"):
         bench.collector.digest(path)
-    with pytest.raises(ShareError, match="changed on the share|damaged"):
+    with pytest.raises(ShareError, match=r"changed on the share|damaged"):
         bench.collector.assemble(0, path)
 
 
