@@ -124,7 +124,7 @@ class Smear:
             if kernel.size <= SMALL:
                 self._kernel = kernel
                 self._floats = [np.empty(shape, np.float32) for _ in range(2)]
-        if kind == "radial" and count >= DIRECT:
+        if kind == "radial" and 2 * _Polar.cells(far, step, count) < height * width * sum(self._counts):
             self._polar = _Polar(four, centre, far, step, count, (start + stop) / 2)
         if self._kernel is None:
             self._ends = [np.empty(four, np.uint16) for _ in range(2)] if four != shape else []
@@ -226,7 +226,7 @@ class Smear:
         if self._kernel is not None:
             np.copyto(self._floats[0], light)
             cv2.filter2D(self._floats[0], -1, self._kernel, dst=self._floats[1], borderType=cv2.BORDER_CONSTANT)
-            cv2.add(self._floats[1], 0.0, dst=out, dtype=cv2.CV_16U)
+            round_to(self._floats[1], out)
         elif self._ends:
             cv2.cvtColor(light, cv2.COLOR_BGR2BGRA, dst=self._ends[0])
             self._move(self._ends[0], self._ends[1])
@@ -278,26 +278,37 @@ class _Polar:
     def __init__(
         self, shape: tuple[int, ...], centre: tuple[float, float], far: float, step: float, count: int, middle: float
     ) -> None:
-        around = math.ceil(2 * math.pi / step) + 2 * count + 4
+        around, rings = self._size(far, step, count)
         first = -(count + 2) * step
         angle = first + np.arange(around)[:, None] * step
-        away = np.arange(math.ceil(far / RINGS) + 2)[None, :] * RINGS
-        self._to = [
+        away = np.arange(rings)[None, :] * RINGS
+        self._to: list[Any] = [
             (c + away * turn(angle)).astype(np.float32) for c, turn in zip(centre, (np.cos, np.sin), strict=True)
         ]
         y, x = np.mgrid[: shape[0], : shape[1]]
         x, y = x - centre[0], y - centre[1]
         # Entry k of a running mean is that from k - count // 2 to k - count // 2 + count - 1.
         row = (np.arctan2(y, x) % (2 * math.pi) + middle - first) / step + count // 2 - (count - 1) / 2
-        self._back = [np.float32(np.hypot(x, y) / RINGS), np.float32(row)]
+        self._back: list[Any] = [np.float32(np.hypot(x, y) / RINGS), np.float32(row)]
         self._count = count
-        self._turned, self._mean = (np.empty((around, away.size, *shape[2:]), np.uint16) for _ in range(2))
+        self._turned = np.empty((around, rings, *shape[2:]), np.uint16)
+
+    @staticmethod
+    def _size(far: float, step: float, count: int) -> tuple[int, int]:
+        return math.ceil(2 * math.pi / step) + 2 * count + 4, math.ceil(far / RINGS) + 2
+
+    @classmethod
+    def cells(cls, far: float, step: float, count: int) -> int:
+        """How many pixels the picture has in polar coordinates."""
+        return math.prod(cls._size(far, step, count))
 
     def blur(self, light: Any, out: Any) -> None:
         """Blur one picture into another."""
-        cv2.remap(light, *self._to, cv2.INTER_LINEAR, dst=self._turned, borderMode=cv2.BORDER_CONSTANT)
-        cv2.blur(self._turned, (1, self._count), dst=self._mean)
-        cv2.remap(self._mean, *self._back, cv2.INTER_LINEAR, dst=out, borderMode=cv2.BORDER_REPLICATE)
+        x, y = self._to
+        cv2.remap(light, x, y, cv2.INTER_LINEAR, dst=self._turned, borderMode=cv2.BORDER_CONSTANT)
+        cv2.blur(self._turned, (1, self._count), dst=self._turned)
+        x, y = self._back
+        cv2.remap(self._turned, x, y, cv2.INTER_LINEAR, dst=out, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _factors(samples: int) -> list[int]:
@@ -344,6 +355,14 @@ def _sixteen() -> bool:
 
 
 _DEEP: Callable[[Any, Any, Any], None] = _lut if _sixteen() else _take  # OpenCV 4 looks up 8 bits only
+
+
+_NOTHING = cast("Any", 0.0)  # adding it converts; OpenCV's stubs know of no numbers among the terms
+
+
+def round_to(source: Any, out: Any) -> None:
+    """Round floats to whole numbers, limited to what the result can hold."""
+    cv2.add(source, _NOTHING, dst=out, dtype=cv2.CV_8U if out.dtype == np.uint8 else cv2.CV_16U)
 
 
 def look_up(source: Any, table: Any, out: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, cast
 
 import cv2
 import numpy as np
-from vidcloud.filters.motion_blur import SMALL, Smear, light_tables, look_up
+from vidcloud.filters.motion_blur import SMALL, Smear, light_tables, look_up, round_to
 
 from vidcloud.filter import At, Filter, FrameSpec, param
 from vidcloud.pixels import Array, Frame
@@ -68,7 +68,7 @@ class Neon(Filter):
             cv2.multiply(found, found, dst=found)
         # Not cv2.magnitude: in OpenCV 5.0 its last bit depends on where in memory the buffers happen to lie.
         glow = cv2.sqrt(cv2.add(self._across, self._down, dst=self._soft), dst=self._soft)
-        cv2.add(glow, 0.0, dst=want, dtype=cv2.CV_8U if want.dtype == np.uint8 else cv2.CV_16U)  # rounds and limits
+        round_to(glow, want)
 
 
 def _slope(radius: float) -> Any:
