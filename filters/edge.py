@@ -7,9 +7,9 @@ from typing import Any, ClassVar, cast
 
 import cv2
 import numpy as np
-from vidcloud.filters.gaussian_blur import blur, kernel, wide
 
 from vidcloud.filter import At, Filter, FrameSpec, param
+from vidcloud.filters.gaussian_blur import blur, kernel, wide
 from vidcloud.pixels import Array, Frame
 
 _ROWS = 16

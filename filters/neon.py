@@ -7,9 +7,9 @@ from typing import Any, ClassVar, cast
 
 import cv2
 import numpy as np
-from vidcloud.filters.motion_blur import SMALL, Smear, light_tables, look_up, round_to
 
 from vidcloud.filter import At, Filter, FrameSpec, param
+from vidcloud.filters.motion_blur import SMALL, Smear, light_tables, look_up, round_to
 from vidcloud.pixels import Array, Frame
 
 

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, cast
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from vidcloud.filters.gaussian_blur import blur, wide
 
 from vidcloud.filter import At, Filter, FrameSpec, param
+from vidcloud.filters.gaussian_blur import blur, wide
 from vidcloud.pixels import Array, Frame
 
 _ONE = np.ones(1, np.float32)

@@ -102,8 +102,8 @@ class Filter(ABC):
     Subclasses are dataclasses whose fields are the parameters (`param`; types ``int``, ``float``, ``bool``, ``str``).
     One instance serves one processor, is called for one frame at a time and in rising order within a chunk, and may
     keep buffers between calls but no pictures: what it writes may depend only on ``window``, ``at`` and its parameters.
-    It must not change ``window``, nor keep references to it, and it should not start threads: chunks run in parallel
-    already.
+    It must give the same bits wherever its buffers lie (``cv2.magnitude``, for one, does not). It must not change
+    ``window``, nor keep references to it, and it should not start threads: chunks run in parallel already.
     """
 
     formats: ClassVar[tuple[str, ...]] = ("bgr24",)
@@ -316,7 +316,8 @@ def negotiate(native: PixelFormat, formats: Sequence[str]) -> PixelFormat:
 
     RGB never becomes YUV where the filter takes RGB, not even for depth; gray stays gray. Depth is kept before colour,
     and colour before subsampling. A 16-bit format is not chosen for an 8-bit source where one of 8 bits is offered: it
-    would cost twice and show the same. Among equals the filter's own order decides.
+    would cost twice and show the same. The source's order of channels is kept. Among equals the filter's own order
+    decides.
     """
     deep = native.bits > 8
     keeps_rgb = native.family == "rgb" and any(pixel_format(f).family == "rgb" for f in formats)
@@ -329,6 +330,7 @@ def negotiate(native: PixelFormat, formats: Sequence[str]) -> PixelFormat:
             (native.family == "gray") != (fmt.family == "gray"),
             fmt.family == "yuv" and (native.family != "yuv" or fmt.log2_chroma != native.log2_chroma),
             not deep and fmt.bits > 8,
+            fmt.channels == native.channels == 3 and fmt.name[:3] != native.name[:3],
             order,
         )
 

@@ -245,3 +245,10 @@ def test_the_format_with_the_least_loss_is_chosen(native, formats, chosen):
 
 def test_halos_add():
     assert Halo(1, 2) + Halo(3, 0) == Halo(4, 2)
+
+
+def test_negotiation_keeps_the_order_of_channels():
+    """Swapping channels and back would cost, and show nothing."""
+    assert negotiate(pixel_format("rgb24"), ("bgr24", "rgb24")).name == "rgb24"
+    assert negotiate(pixel_format("bgr24"), ("rgb24", "bgr24")).name == "bgr24"
+    assert negotiate(pixel_format("gbrp"), ("bgr24", "rgb24")).name == "bgr24"

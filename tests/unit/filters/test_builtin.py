@@ -3,12 +3,12 @@
 import cv2
 import numpy as np
 import pytest
-from vidcloud.filters import gaussian_blur, soft_glow
 
 from vidcloud.chain import Chain
 from vidcloud.contract import check, synthetic_frames
 from vidcloud.errors import PluginError
 from vidcloud.filter import At, FrameSpec, Halo
+from vidcloud.filters import gaussian_blur, soft_glow
 from vidcloud.pixels import pixel_format
 from vidcloud.plugins import resolve
 

@@ -5,11 +5,11 @@ import math
 import cv2
 import numpy as np
 import pytest
-from vidcloud.filters import motion_blur
 
 from vidcloud.chain import Chain
 from vidcloud.contract import check, synthetic_frames
 from vidcloud.filter import At, FrameSpec
+from vidcloud.filters import motion_blur
 from vidcloud.pixels import pixel_format
 from vidcloud.plugins import resolve
 
