@@ -118,13 +118,8 @@ def table(what, rows, parts):
         lines.append(f"| {way} | {wall:.1f} | {cpu:.1f} | {ratio:.2f} ({low:.2f}–{high:.2f}) | {cpu_ratio:.2f} |")
     total = sum(parts.values())
     told = ", ".join(f"{k} {v:.1f}" for k, v in parts.items())
-    lines += [
-        "",
-        f"Stages alone, CPU ms/frame: {told}; sum {total:.1f}.",
-        f"CPU of the whole job ÷ that sum: frames plane {rows[0][2] / total:.2f}, "
-        + f"segments plane {rows[1][2] / total:.2f}.",
-        "",
-    ]
+    ratios = f"frames plane {rows[0][2] / total:.2f}, segments plane {rows[1][2] / total:.2f}"
+    lines += ["", f"Stages alone, CPU ms/frame: {told}; sum {total:.1f}. The whole job's CPU ÷ that sum: {ratios}.", ""]
     return lines
 
 

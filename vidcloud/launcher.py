@@ -333,7 +333,7 @@ class Launcher:
             )
 
     def _end(self, status: Status) -> dict[str, Any]:
-        deadline = time.monotonic() + _END_S
+        deadline = time.monotonic() + (_END_S if status.state == "done" else 0)
         while any(i.alive for i in self._cloud.describe_instances()) and time.monotonic() < deadline:
             time.sleep(_POLL_S / 2)
         self.terminate()
