@@ -69,7 +69,9 @@ def test_polar_and_copies_give_the_same_turn(monkeypatch, angle, centre):
     by_copies, other = smeared("radial", LIGHT, 0, angle, centre)
     off = np.abs(one.astype(int) - other)
     assert (in_polar._polar is None, by_copies._polar is None) == (False, True)
-    assert off.mean() < 450  # 0.7%
+    assert off.mean() < 250  # 0.4%
+    if centre == (80, 45):  # around another, corners have only few samples inside
+        assert off[8:-8, 8:-8].max() < 1700
     assert np.abs((one.astype(int) - other).mean()) < 60
 
 

@@ -40,9 +40,11 @@ def test_an_even_picture_is_black_at_every_radius(radius):
     assert not glow(np.full((40, 60), 50000, np.uint16), "gray16", radius=radius).any()
 
 
-def test_both_slopes_add_as_lengths():
-    """A slope down and to the right is the root of two squares as bright as one to the right alone."""
+def test_slopes_to_the_right_and_downwards_add_as_lengths():
+    kernel = neon._slope(4)
+    n = np.arange(kernel.size) - kernel.size // 2
     y, x = np.mgrid[:80, :80]
-    across = glow((60000 - 60 * x).astype(np.uint16), "gray16", blur=0, radius=4)[40, 40]
+    one = glow((60000 - 60 * x).astype(np.uint16), "gray16", blur=0, radius=4)[40, 40]
     both = glow((60000 - 60 * x - 60 * y).astype(np.uint16), "gray16", blur=0, radius=4)[40, 40]
-    assert both == pytest.approx(across * 2**0.5, rel=0.05)  # the constants leave a little of the level
+    assert one == pytest.approx(kernel @ (57600 - 60 * n), abs=1)
+    assert both == pytest.approx(2**0.5 * (kernel @ (55200 - 60 * n)), abs=1)
