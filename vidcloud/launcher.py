@@ -1,200 +1,21 @@
-"""Run, scale, supervise, cancel and resume jobs over a cloud."""
+"""Start, scale, supervise, cancel and resume jobs over a cloud."""
 
 import contextlib
-import dataclasses
-import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
-from vidcloud import boot, planes, plugins, storage
-from vidcloud import job as jobs
-from vidcloud.chain import Chain
+from vidcloud import boot, storage
 from vidcloud.clouds.base import Cloud, Instance, open_cloud
-from vidcloud.errors import InputError, JobCancelledError, JobFailedError, StorageError, UsageError
-from vidcloud.job import JobDirectory, JobSpec
+from vidcloud.errors import JobCancelledError, JobFailedError, StorageError, UsageError
+from vidcloud.job import JobDirectory
 from vidcloud.status import Status, snapshot
 
-if TYPE_CHECKING:
-    from vidcloud.media.probe import VideoInfo
-    from vidcloud.media.settings import EncodeSettings
-
 _POLL_S = 0.1
-_USUAL = {"ffv1": ".mkv", "png": ".mkv", "prores": ".mov", "utvideo": ".avi"}
-"""Codecs that MP4 holds by FFmpeg's word alone, or not at all, and where players look for them."""
-_CRF_CODECS = ("libx264", "libx264rgb", "libx265")
-"""Encoders whose quality is asked for as CRF 20, preset medium, unless told otherwise."""
 _COLLECTOR_RESTARTS = 3
 _PROCESSOR_RESTARTS_A_NODE = 5
 _END_S = 10.0
 """How long processors may take to go home by themselves after the end."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a user asks for; see `vidcloud run --help`."""
-
-    input: str
-    filters: tuple[str, ...]
-    output: str | None = None
-    nodes: int = 1
-    chunk: int = 20
-    segment_chunks: int = 12
-    plane: str = "auto"
-    codec: str = "libx264"
-    crf: float | None = None
-    preset: str | None = None
-    pix_fmt: str | None = None
-    options: dict[str, str] = field(default_factory=dict)
-    cloud: str = "local"
-    share: Path | None = None
-    job_id: str | None = None
-    window: int = 0
-    lease_s: float = 10.0
-    stall_s: float = 600.0
-    dead_man_s: float = 120.0
-    on_error: str = "fail"
-    on_damage: str = "fail"
-    force: bool = False
-    proof: bool = True
-
-
-def create(request: Request) -> JobDirectory:
-    """Check all that can be checked before a node is started, and write the job.
-
-    Raises:
-        UsageError: something is asked for that can't be done; one line says what and what to do.
-        InputError: the input is not a video.
-        ShareError: the share can't be used.
-    """
-    for name, value, low in (
-        ("--nodes", request.nodes, 1),
-        ("--chunk", request.chunk, 1),
-        ("--segment-chunks", request.segment_chunks, 1),
-        ("--window", request.window, 0),
-    ):
-        if value < low:
-            raise UsageError(f"{name} {value}: must be at least {low}")
-    if request.lease_s < 1:
-        raise UsageError(f"--lease {request.lease_s:g}: must be at least 1 second")
-    open_cloud(request.cloud, "")
-    plane = planes.choose(request.plane)
-    stages = [plugins.resolve(text) for text in request.filters]
-    source = storage.normalise(request.input)
-
-    # The libraries of pictures cost half a second: only after the cheap checks.
-    from vidcloud.media.containers import check_container, container_format  # noqa: PLC0415
-    from vidcloud.media.convert import converter  # noqa: PLC0415
-    from vidcloud.media.encode import check_settings  # noqa: PLC0415
-    from vidcloud.media.probe import probe  # noqa: PLC0415
-    from vidcloud.media.settings import fit_settings  # noqa: PLC0415
-    from vidcloud.pixels import pixel_format  # noqa: PLC0415
-
-    settings = _settings(request)
-    codec, info, path = "h264", None, storage.local_path(source)
-    if path is not None:
-        info = probe(path)
-        resolved = check_settings(settings, info)
-        codec = resolved.codec
-        Chain([s.stage for s in stages], info.spec, pixel_format(resolved.storage), converter)
-    elif not storage.exists(source):
-        raise InputError(f"no {request.input}: check the URL")
-    names = [s.ref.member.lower() for s in stages]
-    output = storage.normalise(request.output) if request.output else _default_output(source, names, codec, info)
-    _check_output(output, source, force=request.force)
-    if info is not None:
-        check_container(storage.name_of(output), codec, info, path)
-    settings = fit_settings(settings, container_format(storage.name_of(output)))
-
-    spec = JobSpec(
-        id=request.job_id or jobs.new_id(),
-        created=time.time(),
-        input=source,
-        output=output,
-        filters=tuple(s.ref.to_json() for s in stages),
-        encode=settings.to_json(),
-        plane=plane,
-        **{
-            f.name: getattr(request, f.name)
-            for f in dataclasses.fields(Request)
-            if f.name
-            in (
-                "chunk",
-                "segment_chunks",
-                "window",
-                "lease_s",
-                "stall_s",
-                "dead_man_s",
-                "on_error",
-                "on_damage",
-                "force",
-                "proof",
-            )
-        },
-    )
-    job = jobs.create(request.share or jobs.default_share(), spec)
-    from vidcloud.queue.worker import check_share  # noqa: PLC0415
-
-    check_share(job.directory)
-    for stage in stages:
-        plugins.bundle(stage, job.plugins)
-    return job
-
-
-def _settings(request: Request) -> "EncodeSettings":
-    from vidcloud.media.settings import EncodeSettings  # noqa: PLC0415
-
-    crf, preset = request.crf, request.preset
-    if request.codec in _CRF_CODECS and not {"qp", "b", "crf", "bitrate"} & request.options.keys():
-        crf = 20.0 if crf is None else crf
-    if request.codec in _CRF_CODECS and "preset" not in request.options:
-        preset = preset or "medium"
-    return EncodeSettings(request.codec, crf, preset, request.pix_fmt, dict(request.options))
-
-
-def _default_output(source: str, names: Sequence[str], codec: str, info: "VideoInfo | None") -> str:
-    """``cat.avi`` and ``neon`` give ``cat.neon.mp4`` beside the input.
-
-    Matroska and QuickTime inputs keep their container, which holds more. Where it can't hold the video, or the sound,
-    the next one that can is taken.
-    """
-    from vidcloud.media.containers import container_format, holds  # noqa: PLC0415
-
-    name = Path(storage.name_of(source))
-    same = {".mkv": ".mkv", ".webm": ".mkv", ".mov": ".mov"}.get(name.suffix.lower())
-    extension = _USUAL.get(codec) or same or ".mp4"
-    if info is not None:
-        sound = [s.codec for s in info.others if s.kind == "audio"]
-        candidates = (extension, ".mp4", ".mkv", ".mov", ".avi", ".nut")
-        able = [c for c in candidates if holds(container_format(f"x{c}"), codec)]
-        able.sort(key=lambda c: not all(holds(container_format(f"x{c}"), s) for s in sound))
-        extension = able[0] if able else extension
-    made = ".".join([name.stem, *(names or ["copy"])]) + extension
-    if path := storage.local_path(source):
-        return f"file://{path.with_name(made)}"
-    if source.startswith("s3://"):
-        return source.rpartition("/")[0] + "/" + made
-    return storage.normalise(made)
-
-
-def _check_output(output: str, source: str, *, force: bool) -> None:
-    if output == source:
-        raise UsageError("the output would replace the input: choose another with -o")
-    path = storage.local_path(output)
-    if path is not None:
-        if path.is_dir():
-            raise UsageError(f"the output {path} is a folder: give a file name")
-        if not path.parent.is_dir():
-            raise UsageError(f"the output's folder {path.parent} does not exist: make it first")
-        if not os.access(path.parent, os.W_OK):
-            raise UsageError(f"can't write into {path.parent}: choose another place with -o")
-        source_path = storage.local_path(source)
-        if source_path and path.exists() and path.samefile(source_path):
-            raise UsageError("the output would replace the input: choose another with -o")
-    if not force and (path is not None or output.startswith("s3:")) and storage.exists(output):
-        raise UsageError(f"the output {path or output} exists: --force replaces it")
 
 
 class Launcher:

@@ -65,7 +65,8 @@ def run(
 
     INPUT is a path or an http(s):// or s3:// URL.
     """
-    from vidcloud.launcher import Launcher, Request, create
+    from vidcloud.launcher import Launcher
+    from vidcloud.request import Request, create
 
     signal.signal(signal.SIGTERM, _terminate)
     request = Request(
