@@ -70,16 +70,19 @@ class User:
 
     def when(self, job: str, condition: Callable[[dict[str, Any]], bool], timeout: float = 60) -> dict[str, Any]:
         """The job's status once a condition holds. Reads the share, which is what there is to wait for."""
+        from vidcloud.errors import VidcloudError
         from vidcloud.job import find
         from vidcloud.launcher import Launcher
 
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
-            with contextlib.suppress(Exception):
+            now = None
+            with contextlib.suppress(VidcloudError, OSError, ValueError):  # the job is only just being made
                 now = Launcher(find(job, self.share)).status().to_json()
+            if now is not None:
                 if condition(now):
                     return now
-                assert now["state"] not in ("done", "failed", "cancelled"), f"ended too soon: {now}"
+                assert now["state"] not in ("done", "failed", "cancelled"), f"too soon: {now}\n{self('logs', job).out}"
             time.sleep(0.02)
         raise AssertionError(f"never came: {self.status(job)}\n{self('logs', job).out}")
 

@@ -5,12 +5,14 @@ State is never stored: it follows from which files exist.
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import re
 import secrets
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -164,6 +166,13 @@ class JobDirectory:
         """Forget how the job ended, so that it can go on."""
         with contextlib.suppress(FileNotFoundError):
             (self.root / "result.json").unlink()
+
+    @contextlib.contextmanager
+    def locked(self, what: str) -> Iterator[None]:
+        """Keep other commands on this machine from doing the same thing at the same time. Not for other hosts."""
+        with (self.root / f"{what}.lock").open("w") as f:
+            fcntl.flock(f, fcntl.LOCK_EX)
+            yield
 
     def state(self) -> State:
         """The state, from which files exist."""

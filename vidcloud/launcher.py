@@ -78,13 +78,15 @@ class Launcher:
         return self._reconcile()
 
     def _reconcile(self) -> int:
-        alive = self._alive("processor")
-        wanted = self._job.nodes()
-        if len(alive) > wanted:
-            self._cloud.terminate_instances([i.id for i in alive[wanted:]], drain=True)
-        else:
-            self._run("processor", wanted - len(alive))
-        return wanted - len(alive)
+        # A supervisor and `scale` may both see that nodes are missing: one looks and starts at a time.
+        with self._job.locked("nodes"):
+            alive = self._alive("processor")
+            wanted = self._job.nodes()
+            if len(alive) > wanted:
+                self._cloud.terminate_instances([i.id for i in alive[wanted:]], drain=True)
+            else:
+                self._run("processor", wanted - len(alive))
+            return wanted - len(alive)
 
     def _alive(self, role: str) -> list[Instance]:
         return [i for i in self._cloud.describe_instances() if i.role == role and i.alive]
@@ -143,8 +145,7 @@ class Launcher:
         if missing <= 0 or self._job.result() is not None:
             return
         if self._processors + missing <= _PROCESSOR_RESTARTS_A_NODE * self._job.nodes():
-            self._processors += missing
-            self._reconcile()
+            self._processors += max(0, self._reconcile())
         elif not alive:
             words = self._last_words("processor")
             self.terminate()

@@ -87,7 +87,7 @@ def test_a_stopped_processor_that_wakes_after_takeover(user, start, as_ever):
 
 
 def test_scaling_up_and_down(user, start, as_ever):
-    child = start(nodes=1, seconds=0.06)
+    child = start(nodes=1, seconds=0.15)
     user.when("j", lambda s: s["frames"]["filtered"] >= 3)
     assert user("scale", "j", "--add", 2).out.strip() == "j: 3 nodes (+2)"
     now = user.when("j", lambda s: len(processors(s)) == 3 and all(n["chunks"] for n in processors(s)))

@@ -94,3 +94,34 @@ def test_sweep_leaves_the_record(tmp_path):
     job.sweep()
     assert not (job.root / "chunks").exists()
     assert job.spec() == spec()
+
+
+def test_one_command_at_a_time_sees_to_the_nodes(tmp_path):
+    """Regression: a supervisor and `scale` both saw nodes missing, and started twice as many."""
+    import threading
+
+    from vidcloud.clouds.base import Instance
+    from vidcloud.launcher import Launcher
+
+    job = jobs.create(tmp_path, spec())
+    job.write_nodes(3)
+    started, both = [], threading.Barrier(2)
+
+    class SlowCloud:
+        def describe_instances(self):
+            return list(started)
+
+        def run_instances(self, role, user_data, count):
+            time.sleep(0.05)  # a real cloud takes its time: the other command looks meanwhile
+            started.extend(Instance(f"p{len(started)}", role, "running", "", 0.0) for _ in range(count))
+
+    def reconcile():
+        both.wait()
+        Launcher(job, SlowCloud()).scale(3)
+
+    threads = [threading.Thread(target=reconcile) for _ in range(2)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert len(started) == 3

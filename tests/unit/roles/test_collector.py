@@ -12,6 +12,7 @@ class Plane:
     """Results are text files; their digest is the text."""
 
     durable_units = encoded = decoded = estimate = 0
+    unit_frames = 20
 
     def digest(self, path):
         return path.read_text()
