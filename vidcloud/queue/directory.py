@@ -7,6 +7,7 @@ rename over a file, and listing. It retries what a network file system answers i
 import contextlib
 import errno
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -135,7 +136,7 @@ class ShareDirectory:
 
         def write() -> None:
             path = self._root / name
-            beside = path.with_name(f".{path.name}.{os.getpid()}")
+            beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
             beside.write_bytes(data)
             beside.replace(path)
 
