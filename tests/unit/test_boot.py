@@ -42,3 +42,44 @@ def test_a_line_fits_what_clouds_take():
 def test_the_role_scripts_are_installed():
     for role in ("collector", "processor"):
         assert (local_path(local_server()) / role).read_text().startswith("#!/bin/sh")
+
+
+SCRIPTS = [p for p in local_path(local_server()).iterdir() if p.suffix == "" and p.is_file()]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
+def test_scripts_carry_and_fetch_no_keys(script):
+    """Regression: the prototype fetched S3 keys over plain HTTP and passed them in argv."""
+    text = script.read_text().lower()
+    assert not [word for word in ("http://", "curl", "wget", "access_key", "secret", "s3curl") if word in text]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
+def test_scripts_export_nothing_to_a_whole_network(script):
+    """Regression: the prototype exported to a /24 with no_root_squash, insecure, async."""
+    text = script.read_text().lower()
+    assert not [word for word in ("/24", "no_root_squash", "insecure", "async") if word in text]
+
+
+def test_a_launched_line_names_the_job_and_the_node_alone(tmp_path, monkeypatch):
+    """What stands in user-data and argv is no secret, whatever the launcher's environment holds."""
+    from vidcloud import job as jobs
+    from vidcloud.job import JobSpec
+    from vidcloud.launcher import Launcher
+
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
+    told = []
+
+    class Cloud:
+        def describe_instances(self):
+            return []
+
+        def run_instances(self, role, user_data, count):
+            told.append(user_data)
+
+    spec = JobSpec(id="j", created=0.0, input="s3://b/k", output="s3://b/o", filters=(), encode={})
+    Launcher(jobs.create(tmp_path, spec), Cloud()).start(2)
+    assert [UserData.parse(line).script for line in told] == ["collector", "processor"]
+    for line in told:
+        assert UserData.parse(line).arguments == ("--job", str(tmp_path / "jobs/j"), "--node", "{instance}")
+        assert "hush" not in line
