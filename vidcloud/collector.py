@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any, Literal
 
 from vidcloud import log, planes, proof, storage
-from vidcloud.errors import JobCancelledError, ShareError, VidcloudError
+from vidcloud.errors import JobCancelledError, NotTheCollectorError, ShareError, VidcloudError
 from vidcloud.job import JobDirectory, JobSpec
 from vidcloud.media.audio import audio_hashes
 from vidcloud.media.probe import VideoInfo, probe
@@ -86,7 +86,7 @@ class Collector:
             The job's result as written to the share.
 
         Raises:
-            ShareError: another collector is at work, or the share failed.
+            NotTheCollectorError: another collector is at work on the job.
         """
         signal.signal(signal.SIGTERM, _stop)
         if (result := self._job.result()) is not None:
@@ -102,6 +102,8 @@ class Collector:
             self._store(plane, info, source, staged, assembly)
             report = [*assembly.report, *self._differ]
             result, how = self._result("done", frames=assembly.frames, report=report), "done"
+        except NotTheCollectorError:
+            raise  # the job is another's to end
         except JobCancelledError as e:
             result, how = self._result("cancelled", error=str(e)), "cancelled"
         except VidcloudError as e:
@@ -117,7 +119,7 @@ class Collector:
                 with contextlib.suppress(OSError):
                     staged.unlink(missing_ok=True)
         if how == "failed" and self._ledger_opened and not self._ledger.still_mine():
-            raise ShareError("another collector has taken this job over")
+            raise NotTheCollectorError("another collector has taken this job over")
         self._job.write_result(result)
         if self._ledger_opened:
             with contextlib.suppress(OSError, VidcloudError):
@@ -171,7 +173,7 @@ class Collector:
                 if self._job.cancelled:
                     raise JobCancelledError("cancelled")
                 if not self._ledger.still_mine():
-                    raise ShareError("another collector has taken this job over")
+                    raise NotTheCollectorError("another collector has taken this job over")
             if self._ledger.alive:
                 alive_at = now
             elif now - alive_at > _NO_NODES_S:

@@ -69,6 +69,10 @@ class ShareError(VidcloudError):
     """The share can't be used: not writable, no hard links, or it stayed unreachable through all retries."""
 
 
+class NotTheCollectorError(ShareError):
+    """Another collector is at work on the job, or has taken it over: this one must leave no word about it."""
+
+
 class LeaseLostError(VidcloudError):
     """This node could not show that it is alive for half a lease: what it holds is no longer its own."""
 

@@ -126,6 +126,18 @@ def test_all_is_killed_and_the_job_resumed(user, start, as_ever):
     as_ever()
 
 
+def test_a_second_collector_leaves_a_running_job_alone(user, start, as_ever):
+    """It is refused, and must not write down that the job failed."""
+    child = start(seconds=0.15, lease=2)
+    user.when("j", lambda s: s["frames"]["filtered"] >= 3)
+    second = user("collector", "--job", user.share / "jobs/j", "--node", "collector-9")
+    assert second.code == 1
+    assert "another collector" in second.err
+    code, _, err = ended(child)
+    assert code == 0, err
+    as_ever()
+
+
 def test_resume_of_a_running_job_watches_it(user, start, as_ever):
     child = start(seconds=0.03)
     user.when("j", lambda s: s["frames"]["filtered"] >= 3)

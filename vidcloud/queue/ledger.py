@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from vidcloud.errors import JobFailedError, ShareError
+from vidcloud.errors import JobFailedError, NotTheCollectorError, ShareError
 from vidcloud.queue import records
 from vidcloud.queue.directory import Clock, Directory
 from vidcloud.queue.records import Beat, Frontier, Retake, Ticket
@@ -142,7 +142,7 @@ class Ledger:
             first: units below it are accepted for good; those from it on are found from what the share holds.
 
         Raises:
-            ShareError: another collector is at work on this job.
+            NotTheCollectorError: another collector is at work on this job.
         """
         for folder in records.FOLDERS:
             self._dir.make(folder)
@@ -152,7 +152,7 @@ class Ledger:
             self._await_silence(previous)
         self._dir.replace(f"{records.WORKERS}/{self._ticket.node}.ticket", self._ticket.to_bytes())
         if not self._dir.link(f"{records.WORKERS}/{self._ticket.node}.ticket", self._lock_name(previous + 1)):
-            raise ShareError("another collector has just taken this job over")
+            raise NotTheCollectorError("another collector has just taken this job over")
         self._epoch = previous + 1
         self._first = self._hint = first
         self._look(force=True)
@@ -173,7 +173,9 @@ class Ledger:
                 if Frontier.from_bytes(now).ended:
                     return
             if seen and now != seen:
-                raise ShareError(f"another collector ({owner.node}, process {owner.pid}) is at work on this job")
+                raise NotTheCollectorError(
+                    f"another collector ({owner.node}, process {owner.pid}) is at work on this job"
+                )
             seen = now or seen
             if self._clock.monotonic() - began > self._base_lease_s:
                 return
