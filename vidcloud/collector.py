@@ -134,7 +134,7 @@ class Collector:
 
     def _open(self, plane: CollectorPlane) -> None:
         self._next = self._retired = self._assembled = plane.durable_units
-        self._filtered = plane.durable_units * plane.unit_frames
+        self._filtered = plane.encoded
         self._ledger.open(first=plane.durable_units)
         self._ledger_opened = True
         self._drop_damaged(plane)

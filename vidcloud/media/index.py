@@ -1,6 +1,6 @@
 """A video's frames without decoding (timestamps, and where decoding can start), and the decoding of any run of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,8 +89,8 @@ class RunDecoder:
         self._path, self._info, self._first = path, info, first
         self._pts, self._entries, self._threads = list(pts), list(entries), threads
 
-    def __iter__(self) -> Iterator[DecodedFrame]:
-        """Give the frames; ``flat`` is the same memory for every frame."""
+    def __iter__(self) -> Generator[DecodedFrame]:
+        """Give the frames; ``flat`` is new memory for every frame, so that a thread may decode ahead."""
         done = 0
         for entry in [*self._entries, None]:
             try:
@@ -110,7 +110,7 @@ class RunDecoder:
     def _from(self, entry: int | None) -> Iterator[DecodedFrame]:
         info = self._info
         fmt = pixel_format(info.storage)
-        flat: Array = np.empty(fmt.samples(info.width, info.height), fmt.dtype)
+        samples = fmt.samples(info.width, info.height)
         read = reader(info.pix_fmt, info.storage)
         at = 0
         with open_input(self._path) as container:
@@ -128,6 +128,7 @@ class RunDecoder:
                         changed = (frame.width, frame.height) != (info.width, info.height)
                         if shown != self._pts[at] or frame.is_corrupt or changed or frame.format.name != info.pix_fmt:
                             raise _NotFoundError
+                        flat: Array = np.empty(samples, fmt.dtype)
                         read(frame, flat)
                         yield DecodedFrame(self._first + at, shown, int(frame.duration or 0), flat)
                         at += 1

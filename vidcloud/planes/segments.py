@@ -5,9 +5,12 @@ timestamp, `SegmentsProcessor.process` makes a closed part of them,
 `SegmentsCollector.assemble` takes the part as it is.
 """
 
+import contextlib
 import json
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,17 +24,21 @@ from vidcloud.chunkfile import frame_hash
 from vidcloud.errors import MediaError, ShareError
 from vidcloud.job import JobDirectory, JobSpec
 from vidcloud.media.convert import converter
-from vidcloud.media.encode import Encoder
+from vidcloud.media.decode import DecodedFrame
+from vidcloud.media.encode import EncodedPacket, Encoder
 from vidcloud.media.index import RunDecoder, build_index
 from vidcloud.media.parts import PartWriter, part_path, read_part
 from vidcloud.media.probe import VideoInfo
 from vidcloud.media.settings import EncodeSettings
 from vidcloud.pixels import Array, pixel_format
 from vidcloud.planes.base import Assembly, Gate, Prepared
+from vidcloud.planes.cuts import known_cut, next_cut
 from vidcloud.planes.output import Output, load_stages
-from vidcloud.planes.runs import runs
+from vidcloud.planes.runs import Run, runs
 
 _MAGIC = b"vidcloud segment 1 "
+_AHEAD = 4
+"""Frames that are decoded while others are filtered."""
 
 
 def source_path(spec: JobSpec, job: JobDirectory) -> Path:
@@ -59,6 +66,8 @@ class SegmentsCollector:
         self._output = Output(spec, job, source, info)
         self.lossless = self._output.lossless
         self._index = build_index(source, info)
+        place = {pts: n for n, pts in enumerate(self._index.pts)}
+        self._keys = [place[pts] for pts in self._index.keys]
         self.unit_frames = spec.chunk * spec.segment_chunks
         self.encoded = self.decoded = self._output.safe_frames
         self.estimate = len(self._index.pts)
@@ -72,31 +81,59 @@ class SegmentsCollector:
 
     def prepare(self, gate: Gate, have: Callable[[int], bool]) -> Iterator[Prepared]:
         """Tell each unit's frames by timestamp."""
-        before, after = self._output.halo
-        total = len(self._index.pts)
-        for unit, start in enumerate(range(0, total, self.unit_frames)):
+        total, known = len(self._index.pts), self._known()
+        unit, stop = 0, 0
+        for part in list(self._output.parts):
             if not gate(unit):
                 return
-            stop = min(start + self.unit_frames, total)
-            first, end = max(0, start - before), min(total, stop + after)
+            stop = part.first + part.frames
+            yield Prepared(unit, part.frames)
+            unit += 1
+        while stop < total:
+            if not gate(unit):
+                return
+            start = stop
+            stop = known[unit][1] if unit in known else self._cut(unit, start, known)
             if not have(unit):
-                pts = self._index.pts[first:end]
-                record = {
-                    "first": first,
-                    "start": start,
-                    "stop": stop,
-                    "pts": pts,
-                    "entries": self._index.entries(pts[0]),
-                }
-                name = f"chunks/ready/{unit:08d}"
-                self._job.directory.replace(name, json.dumps({"version": 1, **record}).encode())
+                self._put(unit, start, stop)
             yield Prepared(unit, stop - start)
+            unit += 1
+
+    def _known(self) -> dict[int, tuple[int, int]]:
+        """Units that an earlier collector cut: what it asked for or what was made of it tells where."""
+        found = {}
+        for name in self._job.directory.names("chunks/ready"):
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                record = json.loads(self._job.directory.read(f"chunks/ready/{name}"))
+                found[int(name)] = (record["start"], record["stop"])
+        for name in self._job.directory.names("chunks/done"):
+            with contextlib.suppress(FileNotFoundError, ValueError, ShareError):
+                header, _ = _read(self._job.directory.path(f"chunks/done/{name}"))
+                found[int(name.split(".")[0])] = (header["start"], header["stop"])
+        return found
+
+    def _cut(self, unit: int, start: int, known: dict[int, tuple[int, int]]) -> int:
+        given = known_cut(unit, start, {u: first for u, (first, _) in known.items()})
+        if given is not None:
+            return given
+        spec = self._spec
+        return next_cut(
+            start, len(self._index.pts), self._keys,
+            chunk=spec.chunk, chunks=spec.segment_chunks, nodes=self._job.nodes(),
+        )  # fmt: skip
+
+    def _put(self, unit: int, start: int, stop: int) -> None:
+        before, after = self._output.halo
+        first = max(0, start - before)
+        pts = self._index.pts[first : stop + after]
+        record = {"first": first, "start": start, "stop": stop, "pts": pts, "entries": self._index.entries(pts[0])}
+        self._job.directory.replace(f"chunks/ready/{unit:08d}", json.dumps({"version": 1, **record}).encode())
 
     def assemble(self, unit: int, result: Path) -> None:
         """Take a part as it is, and note its frames for the proof."""
         header, part = _read(result)
-        start = unit * self.unit_frames
-        told = self._index.pts[start : start + self.unit_frames]
+        start = self.encoded  # results come in order
+        told = self._index.pts[start : header["stop"]]
         if header["start"] != start or [e[0] for e in header["frames"]] != list(told):
             raise ShareError(f"the result of unit {unit} does not hold the frames that were asked for")
         final = part_path(self._job.parts, start)
@@ -151,53 +188,106 @@ class SegmentsProcessor:
         self._threads = max(1, (os.cpu_count() or 1) // max(1, job.nodes()))
 
     def process(self, source: Path, target: Path, step: Callable[[int], None], *, keep: bool) -> None:
-        """Decode, filter and encode a segment."""
+        """Decode, filter and encode a segment, each on a thread of its own."""
         unit = json.loads(source.read_bytes())
         start, stop = unit["start"], unit["stop"]
-        flow = iter(RunDecoder(self._source, self._info, unit["first"], unit["pts"], unit["entries"], self._threads))
+        decoder = iter(RunDecoder(self._source, self._info, unit["first"], unit["pts"], unit["entries"], self._threads))
         fmt = pixel_format(self._info.storage)
         samples = fmt.samples(self._info.width, self._info.height)
-        encoder = Encoder(self._settings, self._info, threads=self._threads)
-        made = target.with_name(target.name + ".part")
-        writer: PartWriter | None = None
-        frames: list[tuple[int, int, str]] = []
+        made = _Segment(target.with_name(target.name + ".part"), self._settings, self._info, start, self._threads)
         notes: list[str] = []
-
-        def add(packets: list[Any]) -> None:
-            nonlocal writer
-            for packet in packets:
-                if writer is None:
-                    if not packet.key or packet.frame != 0:
-                        raise MediaError(
-                            f"{self._settings.codec} does not begin with a closed keyframe: use --plane frames"
-                        )
-                    writer = PartWriter(made, encoder, self._info.time_base, start)
-                writer.add(packet)
-
+        decoding, encoding = ThreadPoolExecutor(1, "decode"), ThreadPoolExecutor(1, "encode")
+        waiting: deque[Future[None]] = deque()
         try:
+            flow = _ahead(decoder, decoding)
             for run in runs(flow, len(self._out), self._chain.halo, fmt, samples, begin=start, end=stop):
-                out = self._out[: run.stop - run.start]
+                _await(waiting, partial(_further, step, run.start - start))  # the batch before lies in the same memory
+                out, own = self._out[: run.stop - run.start], run.start - run.first
+
+                def filtered(frames: int, out: Array = out, run: Run = run, own: int = own) -> None:
+                    step(run.start - start + frames)
+                    i = frames - 1
+                    waiting.append(encoding.submit(made.add, out[i], run.pts[own + i], run.durations[own + i]))
+
                 times = [float(p * self._info.time_base) for p in run.pts]
-                done = run.start - start
-                self._chain.run(
-                    run.frames, run.first, out, run.start, times, keep=keep, step=partial(_further, step, done)
-                )
+                self._chain.run(run.frames, run.first, out, run.start, times, keep=keep, step=filtered)
                 notes += [f"frame {i}: the filter failed, kept as it came ({why})" for i, why in self._chain.kept]
-                own = run.start - run.first
-                for i, flat in enumerate(out):
-                    pts, duration = run.pts[own + i], run.durations[own + i]
-                    frames.append((pts, duration, frame_hash(flat)))
-                    add(encoder.encode(flat, pts, duration))
-                    step(done + i + 1)
-            add(encoder.flush())
-            if writer is None or writer.frames != stop - start:
-                raise MediaError(f"the encoder gave other than one packet for each of the frames {start}…{stop - 1}")
-            writer.finish()
-            _write(target, {"start": start, "stop": stop, "frames": frames, "notes": notes}, made.read_bytes())
+            _await(waiting, step)
+            made.finish(stop)
+            header = {"start": start, "stop": stop, "frames": made.frames, "notes": notes}
+            _write(target, header, made.path.read_bytes())
         finally:
-            made.unlink(missing_ok=True)
-            if writer is not None:
-                writer.abandon()
+            decoding.shutdown(cancel_futures=True)
+            encoding.shutdown(cancel_futures=True)
+            decoder.close()
+            made.abandon()
+
+
+class _Segment:
+    """A closed part while it grows; used by one thread at a time.
+
+    Args:
+        path: a private name for the part.
+        settings: of the encoder.
+        info: of the source.
+        start: index in the video of the first frame.
+        threads: of the encoder.
+    """
+
+    def __init__(self, path: Path, settings: EncodeSettings, info: VideoInfo, start: int, threads: int) -> None:
+        self.path, self._start, self._time_base = path, start, info.time_base
+        self._encoder = Encoder(settings, info, threads=threads)
+        self._writer: PartWriter | None = None
+        self.frames: list[tuple[int, int, str]] = []
+
+    def add(self, flat: Array, pts: int, duration: int) -> None:
+        """Encode the next frame and note its hash."""
+        self.frames.append((pts, duration, frame_hash(flat)))
+        self._take(self._encoder.encode(flat, pts, duration))
+
+    def _take(self, packets: list[EncodedPacket]) -> None:
+        for packet in packets:
+            if self._writer is None:
+                if not packet.key or packet.frame != 0:
+                    raise MediaError(
+                        f"{self._encoder.resolved.encoder} does not begin with a closed keyframe: use --plane frames"
+                    )
+                self._writer = PartWriter(self.path, self._encoder, self._time_base, self._start)
+            self._writer.add(packet)
+
+    def finish(self, stop: int) -> None:
+        """Make the part whole.
+
+        Raises:
+            MediaError: the encoder gave other than one packet for each frame.
+        """
+        self._take(self._encoder.flush())
+        if self._writer is None or self._writer.frames != stop - self._start:
+            raise MediaError(f"the encoder gave other than one packet for each of the frames {self._start}…{stop - 1}")
+        self._writer.finish()
+
+    def abandon(self) -> None:
+        """Leave nothing behind."""
+        self.path.unlink(missing_ok=True)
+        if self._writer is not None:
+            self._writer.abandon()
+
+
+def _ahead(frames: Iterator[DecodedFrame], pool: ThreadPoolExecutor) -> Iterator[DecodedFrame]:
+    """Let the decoder work a few frames ahead of who takes them."""
+    waiting = deque(pool.submit(next, frames, None) for _ in range(_AHEAD))
+    while (frame := waiting.popleft().result()) is not None:
+        waiting.append(pool.submit(next, frames, None))
+        yield frame
+
+
+def _await(waiting: deque[Future[None]], step: Callable[[int], None]) -> None:
+    """Wait until the frames that were given to the encoder are coded; show progress meanwhile."""
+    done = 0
+    while waiting:
+        waiting.popleft().result()
+        done += 1
+        step(done)
 
 
 def _further(step: Callable[[int], None], done: int, frames: int) -> None:
