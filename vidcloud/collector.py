@@ -92,13 +92,15 @@ class Collector:
         if (result := self._job.result()) is not None:
             return result
         staged: Path | None = None
+        plane: CollectorPlane | None = None
         how: Literal["done", "failed", "cancelled"] = "failed"
         try:
             source = self._fetch()
             plane = planes.open_collector(self._spec, self._job, source, info := probe(str(source)))
             self._open(plane)
             staged = storage.staging(self._spec.output, self._job.scratch, self._spec.id)
-            assembly = self._collect(plane, staged)
+            plane.begin(staged)
+            assembly = self._collect(plane)
             self._store(plane, info, source, staged, assembly)
             report = [*assembly.report, *self._differ]
             result, how = self._result("done", frames=assembly.frames, report=report), "done"
@@ -115,6 +117,8 @@ class Collector:
             logging.getLogger("vidcloud.collector").exception("failed")
         finally:
             self._halt()
+            if plane is not None and how != "done":
+                plane.abandon()
             if staged is not None:
                 with contextlib.suppress(OSError):
                     staged.unlink(missing_ok=True)
@@ -153,7 +157,7 @@ class Collector:
 
     # -- the three threads ---------------------------------------------------------------------------------------------
 
-    def _collect(self, plane: CollectorPlane, staged: Path) -> Assembly:
+    def _collect(self, plane: CollectorPlane) -> Assembly:
         for target in (self._prepare, self._assemble):
             threading.Thread(target=self._guard, args=(target, plane), name=target.__name__, daemon=True).start()
         pause, last_progress, alive_at = _POLL_S[0], 0.0, self._clock.monotonic()
@@ -184,13 +188,13 @@ class Collector:
             if not done:
                 pause = _POLL_S[0] if busy else min(pause * 1.5, _POLL_S[1])
                 self._clock.sleep(pause)
-        return self._join(plane, staged)
+        return self._join(plane)
 
-    def _join(self, plane: CollectorPlane, staged: Path) -> Assembly:
+    def _join(self, plane: CollectorPlane) -> Assembly:
         """Finish the output in a thread of its own, while the ledger goes on telling that the collector lives."""
         outcome: list[Assembly] = []
         thread = threading.Thread(
-            target=self._guard, args=(lambda p: outcome.append(p.finish(staged)), plane), name="join", daemon=True
+            target=self._guard, args=(lambda p: outcome.append(p.finish()), plane), name="join", daemon=True
         )
         thread.start()
         while thread.is_alive():

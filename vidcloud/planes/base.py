@@ -90,8 +90,16 @@ class CollectorPlane(Protocol):
         """
         ...
 
-    def finish(self, target: Path) -> Assembly:
-        """Write the whole output to a private name."""
+    def begin(self, target: Path) -> None:
+        """Write the output to a private name from now on, while results come."""
+        ...
+
+    def finish(self) -> Assembly:
+        """Make the output under the private name whole."""
+        ...
+
+    def abandon(self) -> None:
+        """Stop writing the output; its private name may be removed."""
         ...
 
     def proof_frames(self) -> Iterator[tuple[int, int, str]]:

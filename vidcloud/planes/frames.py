@@ -50,7 +50,7 @@ class FramesCollector:
         self._on_damage: OnDamage = "conceal" if spec.on_damage == "conceal" else "fail"
         self._encoder: Encoder | None = None
         self._cutter: PartCutter | None = None
-        self.describe = self._output.describe
+        self.describe, self.begin, self.abandon = self._output.describe, self._output.begin, self._output.abandon
         self.proof_frames = self._output.proof_frames
 
     @property
@@ -117,11 +117,11 @@ class FramesCollector:
 
     # -- join ----------------------------------------------------------------------------------------------------------
 
-    def finish(self, target: Path) -> Assembly:
+    def finish(self) -> Assembly:
         """End the encoding, join the parts and all other streams of the input."""
         if self._encoder is not None and self._cutter is not None:
             self._output.safe([*self._cutter.feed(self._encoder.flush()), *self._cutter.finish()])
-        return self._output.finish(target)
+        return self._output.finish()
 
 
 def _check_hashes(header: ChunkHeader, frames: Array) -> None:

@@ -1,6 +1,7 @@
 """What becomes of filtered frames on every plane: encoded parts that are safe, their proof, the joined output."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from vidcloud import plugins, proof
@@ -8,12 +9,12 @@ from vidcloud.chain import Chain, Stage
 from vidcloud.job import JobDirectory, JobSpec
 from vidcloud.media.convert import converter
 from vidcloud.media.lossless import is_lossless
-from vidcloud.media.mux import mux
-from vidcloud.media.parts import Part, whole_parts
+from vidcloud.media.parts import Part, read_part, whole_parts
 from vidcloud.media.probe import VideoInfo
 from vidcloud.media.settings import EncodeSettings, resolve
 from vidcloud.pixels import pixel_format
 from vidcloud.planes.base import Assembly
+from vidcloud.planes.joiner import Joiner
 
 
 def load_stages(spec: JobSpec, plugin_dir: Path) -> list[Stage]:
@@ -38,7 +39,7 @@ class Output:
         settings: what was asked of the encoder.
         resolved: the encoder that serves.
         halo: the neighbouring frames that the filter chain needs.
-        parts: whole parts, in order.
+        parts: whole parts, in order, without their timestamps: memory must not grow with the video.
         report: lines for the user.
         lossless: whether the output's frames are the filtered ones to the last bit.
 
@@ -59,7 +60,8 @@ class Output:
             self.report.append(f"depth: a filter of the chain takes 8 bits only, the input has {depth}")
         self.lossless = is_lossless(self.settings, self.resolved)
         self._log = proof.FrameLog(job.parts)
-        self.parts = self._log.covered(whole_parts(job.parts))
+        self.parts = [_light(p) for p in self._log.covered(whole_parts(job.parts))]
+        self._joiner: Joiner | None = None
 
     @property
     def safe_frames(self) -> int:
@@ -87,14 +89,32 @@ class Output:
         """Parts are whole: from here on a crash does not lose their frames."""
         for part in parts:
             self._log.cut(part.first, part.first + part.frames)
-            self.parts.append(part)
+            self.parts.append(_light(part))
+            if self._joiner:
+                self._joiner.add(part)
 
-    def finish(self, target: Path) -> Assembly:
-        """Join the parts with all other streams of the input under a private name."""
-        made = mux(self.parts, self._source, self._info, target)
+    def begin(self, target: Path) -> None:
+        """Join the parts with all other streams of the input under a private name, as they come."""
+        self._joiner = Joiner(self._source, self._info, target)
+        for part in self.parts:
+            self._joiner.add(read_part(part.path))
+
+    def abandon(self) -> None:
+        """Stop joining."""
+        if self._joiner:
+            self._joiner.abandon()
+
+    def finish(self) -> Assembly:
+        """Wait for the joined output."""
+        assert self._joiner is not None  # noqa: S101 - begun before
+        made = self._joiner.finish()
         self.note([*(f"not carried: {line}" for line in made.lost), *made.notes])
         return Assembly(self.safe_frames, self.report)
 
     def proof_frames(self) -> Iterator[proof.Entry]:
         """Timestamp, duration and hash of each frame."""
         return self._log.entries(self.parts)
+
+
+def _light(part: Part) -> Part:
+    return replace(part, pts=())

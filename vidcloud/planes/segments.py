@@ -71,7 +71,7 @@ class SegmentsCollector:
         self.unit_frames = spec.chunk * spec.segment_chunks
         self.encoded = self.decoded = self._output.safe_frames
         self.estimate = len(self._index.pts)
-        self.describe = self._output.describe
+        self.describe, self.begin, self.abandon = self._output.describe, self._output.begin, self._output.abandon
         self.proof_frames = self._output.proof_frames
 
     @property
@@ -158,9 +158,9 @@ class SegmentsCollector:
         header, _ = _read(result)
         return xxhash.xxh3_128_hexdigest("".join(e[2] for e in header["frames"]).encode())
 
-    def finish(self, target: Path) -> Assembly:
+    def finish(self) -> Assembly:
         """Join the parts with all other streams of the input."""
-        return self._output.finish(target)
+        return self._output.finish()
 
 
 class SegmentsProcessor:

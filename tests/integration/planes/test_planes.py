@@ -47,9 +47,10 @@ def test_units_cover_the_video_once(bench):
 
 
 def test_a_job_unit_by_unit(bench, tmp_path):
+    bench.collector.begin(tmp_path / "out.mkv")
     for unit in range(4):
         bench.collector.assemble(unit, bench.result(unit))
-    made = bench.collector.finish(tmp_path / "out.mkv")
+    made = bench.collector.finish()
     assert made.frames == 30 == len(list(bench.collector.proof_frames()))
     assert bench.steps, "a node that works shows it"
     assert max(bench.steps) == 8
@@ -85,6 +86,7 @@ def test_a_second_collector_goes_on_after_the_last_whole_part(bench, tmp_path, s
     source = samples("no-audio.mp4")
     second = planes.open_collector(bench.spec, bench.job, source, probe(source))
     assert second.durable_units == (3 if bench.spec.plane == "segments" else 0)
+    second.begin(tmp_path / "out.mkv")
     for unit in range(second.durable_units, 4):
         second.assemble(unit, results[unit])
-    assert second.finish(tmp_path / "out.mkv").frames == 30
+    assert second.finish().frames == 30
