@@ -46,6 +46,16 @@ def make_input(path, frames):
         out.mux(stream.encode())
 
 
+def write_section(name, lines):
+    """Put lines between the marks ``<!-- name -->`` and ``<!-- /name -->`` of docs/performance.md."""
+    page = ROOT / "docs" / "performance.md"
+    head, begin, rest = page.read_text().partition(f"<!-- {name} -->\n")
+    _, end, tail = rest.partition(f"<!-- /{name} -->")
+    if not end:
+        raise SystemExit(f"{page} has no section {name}")
+    page.write_text(head + begin + "\n".join(lines).rstrip() + "\n" + end + tail)
+
+
 def measured(command, env):
     """Wall and CPU seconds of a command and all its children."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
@@ -152,9 +162,7 @@ def main():
         lines += [f"`vidcloud --help`: {statistics.median(cpu):.3f} s of CPU (median of 11).", ""]
         print(lines[-2])
     if told.write:
-        page = ROOT / "docs" / "performance.md"
-        head, mark, _ = page.read_text().partition("<!-- main_job -->\n")
-        page.write_text(head + mark + "\n".join(lines))
+        write_section("main_job", lines)
     print(json.dumps({"rounds": told.rounds}))
 
 
