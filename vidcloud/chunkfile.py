@@ -28,7 +28,7 @@ _PACKABLE = 2**31 - _ALIGN
 """Bytes of a frame that blosc2 takes at once; larger ones are stored raw."""
 
 Stored = Literal["raw", "blosc2"]
-"""How pixels are stored: as they are, or packed frame by frame with blosc2 (LZ4 after a shuffle of the bits)."""
+"""How pixels are stored: as they are, or each frame packed by blosc2 (differences of rows, bits shuffled, LZ4)."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,7 @@ def write_chunk(path: Path, header: ChunkHeader, frames: Array | Sequence[Array]
     buffers: Sequence[memoryview] = [_bytes(f) for f in frames]
     raw_bytes = sum(b.nbytes for b in buffers)
     if stored == "blosc2" and header.frame_bytes <= _PACKABLE:
-        itemsize = pixel_format(header.format).dtype.itemsize
-        buffers = [memoryview(_pack(b, itemsize)) for b in buffers]
+        buffers = [memoryview(p) for p in _pack(frames, _row(header))]
         sums = tuple(xxhash.xxh3_64_hexdigest(b) for b in buffers)
         header = dataclasses.replace(header, stored="blosc2", sizes=tuple(b.nbytes for b in buffers), sums=sums)
     packed = time.monotonic()
@@ -150,22 +149,44 @@ def _blosc2() -> Any:
     return blosc2
 
 
-def _pack(frame: memoryview, itemsize: int) -> bytes:
-    b = _blosc2()
-    # One thread: nodes share a machine's cores. Level 5 takes a third longer than 1 here and saves 3% more.
-    packed: bytes = b.compress2(
-        frame, codec=b.Codec.LZ4, clevel=1, filters=[b.Filter.BITSHUFFLE], typesize=itemsize, nthreads=1
-    )
+def _row(header: ChunkHeader) -> int:
+    return header.width * pixel_format(header.format).channels
+
+
+def _pack(frames: Array | Sequence[Array], row: int) -> list[bytes]:
+    b, packed = _blosc2(), []
+    delta: Array | None = None
+    for frame in frames:
+        if delta is None:
+            delta, shifted = np.empty_like(frame), np.empty_like(frame)
+        # Rows as differences from the row above save a quarter. As Gray code, small differences of either sign have few
+        # bits set; as they are, -1 has all.
+        delta[:row] = frame[:row]
+        np.subtract(frame[row:], frame[:-row], out=delta[row:])
+        np.right_shift(delta, 1, out=shifted)
+        np.bitwise_xor(delta, shifted, out=delta)
+        # One thread: nodes share a machine's cores. Level 1: 5 takes a third longer and saves little.
+        packed.append(
+            b.compress2(
+                delta, codec=b.Codec.LZ4, clevel=1, filters=[b.Filter.BITSHUFFLE], typesize=delta.itemsize, nthreads=1
+            )
+        )
     return packed
 
 
-def _unpack(packed: memoryview, told: str, frame: Array) -> None:
+def _unpack(packed: memoryview, told: str, row: int, frame: Array, scratch: Array) -> None:
     if xxhash.xxh3_64_hexdigest(packed) != told:
         raise ValueError("its sum differs")
     b = _blosc2()
     if b.get_cbuffer_sizes(packed)[0] != frame.nbytes:
         raise ValueError("another number of bytes than a frame has")
     b.decompress2(packed, dst=frame, nthreads=1)
+    for bits in (1, 2, 4) if frame.itemsize == 1 else (1, 2, 4, 8):  # from Gray code
+        np.right_shift(frame, bits, out=scratch)
+        np.bitwise_xor(frame, scratch, out=frame)
+    for at in range(row, len(frame), row):  # the last row may be shorter: odd widths of chroma
+        own = frame[at : at + row]
+        own += frame[at - row : at - row + len(own)]
 
 
 def _write_all(fd: int, buffers: Iterable[memoryview]) -> None:
@@ -204,11 +225,12 @@ def read_chunk(path: Path) -> tuple[ChunkHeader, Array]:
     samples = header.frame_bytes // dtype.itemsize
     if header.stored == "blosc2":
         unpacked: Array = np.empty((len(header.pts), samples), dtype)
+        row, scratch = _row(header), np.empty(samples, dtype)
         for i, (frame, size, told) in enumerate(zip(unpacked, header.sizes, header.sums, strict=True)):
             packed = memoryview(mapped)[offset : offset + size]
             offset += size
             try:
-                _unpack(packed, told, frame)
+                _unpack(packed, told, row, frame, scratch)
             except (ValueError, RuntimeError) as e:
                 raise ShareError(f"{path} is damaged: frame {header.first + i} can't be unpacked: {e}") from e
         unpacked.flags.writeable = False
