@@ -39,6 +39,8 @@ class JobSpec:
         encode: an `vidcloud.media.encode.EncodeSettings` record.
         plane: how pictures travel.
         chunk: frames a chunk.
+        pack: how pixels are stored on the share: ``raw``, ``blosc2`` (packed without loss), or ``auto``: what a writer
+            measures to be faster.
         segment_chunks: chunks a unit has on the segments plane.
         window: chunks that may be ahead of the encoder; 0: a few a living node.
         lease_s: seconds of silence after which a node is taken for dead.
@@ -58,6 +60,7 @@ class JobSpec:
     encode: dict[str, Any]
     plane: str = "frames"
     chunk: int = 20
+    pack: str = "auto"
     segment_chunks: int = 12
     window: int = 0
     lease_s: float = 10.0

@@ -34,6 +34,7 @@ class Request:
     output: str | None = None
     nodes: int = 1
     chunk: int = 20
+    pack: str = "auto"
     segment_chunks: int = 12
     plane: str = "auto"
     codec: str = "libx264"
@@ -115,6 +116,7 @@ def create(request: Request) -> JobDirectory:
             if f.name
             in (
                 "chunk",
+                "pack",
                 "segment_chunks",
                 "window",
                 "lease_s",

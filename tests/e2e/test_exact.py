@@ -56,6 +56,16 @@ def test_nodes_and_chunks_make_no_difference(user, samples, serial, nodes, chunk
     assert told["frames"] == len(proof(reference))
 
 
+@pytest.mark.parametrize("name", ["long-gop.mkv", "ffv1-yuv420p10.mkv"])
+@pytest.mark.parametrize("pack", ["auto", "raw", "blosc2"])
+def test_how_pixels_are_stored_makes_no_difference(user, samples, serial, pack, name):
+    output = user.folder / "out.mkv"
+    chain = ("invert", "temporal-denoise")
+    user.run(samples(name), "-o", output, "--nodes", 2, "--chunk", 7, "--pack", pack, *FFV1, *options(chain))
+    assert proof(output) == proof(serial(name, *chain))
+    same_frames(output, serial(name, *chain))
+
+
 @pytest.mark.parametrize("name", ["cfr.mp4", "ffv1-yuv420p10.mkv", "vfr.mkv"])
 @pytest.mark.parametrize("filter_", BUILT_IN)
 def test_every_built_in_filter_distributed_equals_serial(user, samples, serial, filter_, name):

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from users import same_frames
 
+from vidcloud.chunkfile import read_header
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "bigbuckbunny.mp4"
 
 
@@ -124,6 +126,25 @@ def test_all_is_killed_and_the_job_resumed(user, start, as_ever):
     logs = user("logs", "j").out
     again = {line.split("unit=")[1].split()[0] for line in logs.splitlines() if " published " in line}
     assert again.isdisjoint({str(int(n.split(".")[0])) for n in done_before})
+    as_ever()
+
+
+def test_packed_chunks_outlive_a_zombie_and_a_crash(user, start, as_ever):
+    """A takeover, then all is killed and the job resumed; what lies on the share is packed all the time."""
+    child = start("--pack", "blosc2", seconds=0.1, nodes=2, lease=1)
+    now = user.when("j", lambda s: s["frames"]["filtered"] >= 6)
+    os.kill(processors(now)[0]["pid"], signal.SIGSTOP)
+    now = user.when("j", lambda s: s["takeovers"] >= 1 and s["frames"]["filtered"] >= 12)
+    child.kill()
+    child.wait()
+    for node in now["nodes"]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(node["pid"], signal.SIGKILL)
+    chunks = user.share / "jobs/j/chunks"
+    stored = {read_header(p).stored for folder in ("ready", "done") for p in (chunks / folder).iterdir()}
+    assert stored == {"blosc2"}
+    resumed = user("resume", "j", "--json")
+    assert resumed.code == 0, resumed.err
     as_ever()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import xxhash
 
 from vidcloud.chain import Chain
-from vidcloud.chunkfile import ChunkHeader, frame_hash, read_chunk, write_chunk
+from vidcloud.chunkfile import ChunkHeader, frame_hash, read_chunk
 from vidcloud.errors import ShareError
 from vidcloud.job import JobDirectory, JobSpec
 from vidcloud.media.convert import converter
@@ -20,6 +20,7 @@ from vidcloud.media.decode import DecodedFrame, Decoder, OnDamage
 from vidcloud.media.encode import Encoder
 from vidcloud.media.parts import PartCutter
 from vidcloud.media.probe import VideoInfo
+from vidcloud.packing import Packing
 from vidcloud.pixels import Array, pixel_format
 from vidcloud.planes.base import Assembly, Gate, Prepared
 from vidcloud.planes.output import Output, load_stages
@@ -48,6 +49,7 @@ class FramesCollector:
         self.unit_frames = spec.chunk
         self.decoded, self.estimate = 0, info.frames
         self._on_damage: OnDamage = "conceal" if spec.on_damage == "conceal" else "fail"
+        self._packing = Packing(spec.pack)
         self._encoder: Encoder | None = None
         self._cutter: PartCutter | None = None
         self.describe, self.begin, self.abandon = self._output.describe, self._output.begin, self._output.abandon
@@ -82,7 +84,7 @@ class FramesCollector:
 
     def _put(self, unit: int, header: ChunkHeader, frames: Array) -> None:
         private = self._job.root / "chunks" / "private" / f"{unit:08d}.input"
-        write_chunk(private, header, frames)
+        self._packing.write(private, header, frames)
         private.replace(self._job.root / "chunks" / "ready" / f"{unit:08d}")
 
     # -- encode --------------------------------------------------------------------------------------------------------
@@ -146,6 +148,7 @@ class FramesProcessor:
         info = VideoInfo.from_json(stream["info"])
         self._target = pixel_format(stream["target"])
         self._time_base = info.time_base
+        self._packing = Packing(spec.pack)
         self._chain = Chain(load_stages(spec, job.plugins), info.spec, self._target, converter)
         samples = self._target.samples(info.width, info.height)
         self._out: Array = np.empty((spec.chunk, samples), self._target.dtype)
@@ -162,4 +165,4 @@ class FramesProcessor:
             self._target.name, header.width, header.height, header.start, header.start, header.stop,
             header.pts[own], header.durations[own], tuple(frame_hash(f) for f in out), notes,
         )  # fmt: skip
-        write_chunk(target, result, out)
+        self._packing.write(target, result, out)
