@@ -14,13 +14,12 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
-from main_job import ROOT, make_input
+from main_job import make_input, write_section
 
 from vidcloud.chunkfile import ChunkHeader, Written, read_chunk, write_chunk
 from vidcloud.packing import Packing
 
 SHARES = (1000, 100, 50, 12)
-MARK, END = "<!-- pack -->\n", "<!-- /pack -->\n"
 
 
 def clock(work):
@@ -105,9 +104,7 @@ def main():
         lines.append(f"| {mb_s} | {seconds} | {auto} | {times[auto] / times['JPEG q95']:.2f} |")
     print("\n".join(lines))
     if told.write:
-        page = ROOT / "docs" / "performance.md"
-        head, rest = page.read_text().split(MARK)
-        page.write_text(head + MARK + "\n".join(lines) + "\n" + END + rest.split(END)[1])
+        write_section("pack", lines)
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ class Collector:
         if self._ledger_opened:
             with contextlib.suppress(OSError, VidcloudError):
                 self._ledger.end(how)
-        event("ended", state=result["state"])
+        event("ended", state=result["state"], cpu_s=round(time.process_time(), 2))
         return result
 
     def _fetch(self) -> Path:
