@@ -131,6 +131,7 @@ class Ledger:
         self._beat = 0
         self._hint = 0
         self._unread: list[str] = []
+        self._unowned: list[tuple[int, int, str]] = []
         self._looked = self._published = self._sliced = self._read_at = float("-inf")
         self._stale = True
         self.nodes: dict[str, Node] = {}
@@ -350,7 +351,8 @@ class Ledger:
                 state = self._unit(unit)
                 if epoch >= state.epoch:
                     state.epoch, state.retake = epoch, None
-                    state.owner = Ticket.from_bytes(self._dir.read(f"{folder}/{name}")).node
+                    state.owner = ""
+                    self._unowned.append((unit, epoch, f"{folder}/{name}"))
                     state.claimed_at = self._clock.monotonic()
         claimed, before = self._claims_seen, self._hint
         self._hint = max(self._hint, self._first)
@@ -376,6 +378,11 @@ class Ledger:
             if not force and self._unread and self._sliced - began > slice_s:
                 return  # the frontier must not wait until a thousand nodes are read
         self._read_claims()
+        while self._unowned:
+            self._read_owner(*self._unowned.pop(0))
+            self._sliced = self._clock.monotonic()
+            if not force and self._unowned and self._sliced - began > slice_s:
+                return
         now = self._looked  # what was read is no older, however long the reading took
         for unit, state in sorted(self._units.items()):
             if not state.owner:
@@ -426,6 +433,12 @@ class Ledger:
                 node.alive = False
                 self._event("node_left", node=name)
         self._unread = sorted(present, reverse=True)
+
+    def _read_owner(self, unit: int, epoch: int, name: str) -> None:
+        """Find who holds a claim, unless it is over already."""
+        state = self._units.get(unit)
+        if state is not None and state.epoch == epoch and state.retake is None:
+            state.owner = Ticket.from_bytes(self._dir.read(name)).node
 
     def _read_beat(self, name: str) -> None:
         now = self._clock.monotonic()

@@ -25,8 +25,8 @@ _IDLE_S = (0.01, 0.25)
 """The first and the longest pause of a worker that finds nothing to do, when there are few."""
 _IDLE_A_NODE_S = 0.001
 """… and when there are many: so that all together look a thousand times a second."""
-_LOST_S = 0.04
-"""The first pause after a lost race: about as long as the collector takes to tell what is claimed."""
+_LOST_S, _LOST_MAX_S = 0.04, 1.0
+"""The first pause after lost races, about as long as the collector takes to tell what is claimed, and the longest."""
 _TRIES = 3
 """Races lost in one look; then it is cheaper to wait until the frontier has passed what others took."""
 _SPREAD_MAX = 1023
@@ -162,16 +162,19 @@ class Worker:
             if self.node not in retake.avoid and (got := self._try(unit, retake.epoch, keep=retake.keep)):
                 self._idle_s = _IDLE_S[0]
                 return got
-        for lost in range(_TRIES):
+        waited = self._idle_s > _IDLE_S[0]
+        free: list[int] = []
+        for lost in range(1 if waited else _TRIES):
             if not (free := self._free(told)):
                 break
             if got := self._try(self._rng.choice(free), 1, keep=False):
-                self._spread //= 1 if lost else 2
+                self._spread = self._spread if lost else self._spread * 7 // 8  # one race in six is lost then
                 self._idle_s = _IDLE_S[0]
                 return got
             # Others are at the same units: aim wider.
             self._spread = min(2 * self._spread + 1, _SPREAD_MAX)
-            self._idle_s = max(self._idle_s, _LOST_S)
+        if free:
+            self._idle_s = min(max(2 * self._idle_s, _LOST_S), _LOST_MAX_S)
         return None
 
     def pause_s(self) -> float:
