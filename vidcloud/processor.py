@@ -17,9 +17,6 @@ from vidcloud.queue.directory import SystemClock
 from vidcloud.queue.records import this_process
 from vidcloud.queue.worker import Claim, Worker
 
-_IDLE_S = (0.01, 0.25)
-"""The first and the longest pause of a processor that finds nothing to do."""
-
 event = log.events("processor")
 
 
@@ -43,10 +40,9 @@ def run_processor(job: JobDirectory, node: str) -> None:
     claim: Claim | None = None
     try:
         plane = None
-        idle_s = _IDLE_S[0]
         while True:
             claim = worker.claim()
-            told = worker.frontier()
+            told = worker.told
             if claim is None:
                 if told.ended:
                     event("ended", how=told.ended)
@@ -54,10 +50,8 @@ def run_processor(job: JobDirectory, node: str) -> None:
                 if worker.collector_silent_s > spec.dead_man_s:
                     event("dead_man", silent_s=round(worker.collector_silent_s), level=logging.WARNING)
                     return
-                clock.sleep(idle_s)
-                idle_s = min(idle_s * 1.5, _IDLE_S[1])
+                clock.sleep(worker.pause_s())
                 continue
-            idle_s = _IDLE_S[0]
             try:
                 if plane is None:
                     plane = planes.open_processor(spec, job)

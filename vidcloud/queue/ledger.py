@@ -24,6 +24,8 @@ _LOOKS_A_LEASE = 20
 """How often heartbeats are read in a lease."""
 _LOOK_S = 0.5
 """… but at least this often, so that a process that died on this very host is noticed soon."""
+_SLICE_S = 0.05
+"""Heartbeats are read no longer than this at a time, nor longer than half the time since."""
 _FALSE_DEATH_GROWTH = 2.0
 _LEASE_MAX_FACTOR = 16.0
 
@@ -128,7 +130,9 @@ class Ledger:
         self._epoch = 0
         self._beat = 0
         self._hint = 0
-        self._looked = self._published = float("-inf")
+        self._unread: list[str] = []
+        self._unowned: list[tuple[int, int, str]] = []
+        self._looked = self._published = self._sliced = self._read_at = float("-inf")
         self._stale = True
         self.nodes: dict[str, Node] = {}
         self.takeovers = 0
@@ -236,7 +240,15 @@ class Ledger:
         self._beat += 1
         retake = {u: s.retake for u, s in self._units.items() if s.retake}
         frontier = Frontier(
-            self._epoch, self._beat, self._first, self._offered, self._total, self._hint, retake, self._ended
+            self._epoch,
+            self._beat,
+            self._first,
+            self._offered,
+            self._total,
+            self._hint,
+            retake,
+            self._ended,
+            self.alive,
         )
         self._dir.replace(records.FRONTIER, frontier.to_bytes())
         self._published, self._stale = now, False
@@ -255,6 +267,8 @@ class Ledger:
         results = [r for name in sorted(self._dir.names(records.DONE)) if (r := self._consider(name))]
         self._read_notes()
         self._look()
+        if self._hint < self._offered and self._clock.monotonic() - self._read_at >= _PUBLISH_S:
+            self._read_claims()  # workers that begin at a stale hint lose races
         self.publish()
         return results
 
@@ -337,22 +351,39 @@ class Ledger:
                 state = self._unit(unit)
                 if epoch >= state.epoch:
                     state.epoch, state.retake = epoch, None
-                    state.owner = Ticket.from_bytes(self._dir.read(f"{folder}/{name}")).node
+                    state.owner = ""
+                    self._unowned.append((unit, epoch, f"{folder}/{name}"))
                     state.claimed_at = self._clock.monotonic()
-        claimed = self._claims_seen
+        claimed, before = self._claims_seen, self._hint
         self._hint = max(self._hint, self._first)
         while self._hint < self._offered and (
             self._hint in self._accepted or (self._hint, 1) in claimed or self._unit(self._hint).epoch > 1
         ):
             self._hint += 1
+        self._stale |= self._hint != before
+        self._read_at = self._clock.monotonic()
 
     def _look(self, *, force: bool = False) -> None:
-        now = self._clock.monotonic()
-        if not force and now - self._looked < min(_LOOK_S, self.lease_s / _LOOKS_A_LEASE):
-            return
-        self._looked = now
-        self._read_beats(now)
+        """Read heartbeats, as many as there is time for, and when all are read see whose claims are lost."""
+        began = self._clock.monotonic()
+        if not self._unread:
+            if not force and began - self._looked < min(_LOOK_S, self.lease_s / _LOOKS_A_LEASE):
+                return
+            self._looked = began
+            self._list_nodes()
+        slice_s = min(_SLICE_S, (began - self._sliced) / 2)
+        while self._unread:
+            self._read_beat(self._unread.pop())
+            self._sliced = self._clock.monotonic()
+            if not force and self._unread and self._sliced - began > slice_s:
+                return  # the frontier must not wait until a thousand nodes are read
         self._read_claims()
+        while self._unowned:
+            self._read_owner(*self._unowned.pop(0))
+            self._sliced = self._clock.monotonic()
+            if not force and self._unowned and self._sliced - began > slice_s:
+                return
+        now = self._looked  # what was read is no older, however long the reading took
         for unit, state in sorted(self._units.items()):
             if not state.owner:
                 if state.retake and set(state.retake.avoid) >= {n for n, s in self.nodes.items() if s.alive}:
@@ -395,36 +426,39 @@ class Ledger:
         self._give_away(unit)
         self._dir.remove(f"{records.PRIVATE}/{records.epoch_name(unit, state.epoch - 1)}.{owner}")
 
-    def _read_beats(self, now: float) -> None:
-        names = self._dir.names(records.WORKERS)
-        present = {n.removesuffix(".beat") for n in names if n.endswith(".beat")}
-        for name in present:
-            with contextlib.suppress(FileNotFoundError, ShareError):
-                beat = Beat.from_bytes(self._dir.read(f"{records.WORKERS}/{name}.beat"))
-                node = self.nodes.get(name)
-                if node is None:
-                    ticket = Ticket.from_bytes(self._dir.read(f"{records.WORKERS}/{name}.ticket"))
-                    self.nodes[name] = Node(ticket, beat, now, now)
-                    self._event("node_joined", node=name, address=ticket.address)
-                elif beat != node.beat:
-                    if not node.alive:
-                        self._false_death(name)
-                    if (beat.unit, beat.epoch, beat.steps) != (
-                        node.beat.unit,
-                        node.beat.epoch,
-                        node.beat.steps,
-                    ):
-                        node.moved = now
-                    node.beat, node.changed, node.alive = beat, now, True
+    def _list_nodes(self) -> None:
+        present = {n.removesuffix(".beat") for n in self._dir.names(records.WORKERS) if n.endswith(".beat")}
         for name, node in self.nodes.items():
-            if not node.alive:
-                continue
-            if name not in present:
+            if node.alive and name not in present:
                 node.alive = False
                 self._event("node_left", node=name)
-            elif now - node.changed > self.lease_s or self._gone(node.ticket):
-                node.alive = False
-                self._event("node_dead", node=name, silent_s=round(now - node.changed, 2))
+        self._unread = sorted(present, reverse=True)
+
+    def _read_owner(self, unit: int, epoch: int, name: str) -> None:
+        """Find who holds a claim, unless it is over already."""
+        state = self._units.get(unit)
+        if state is not None and state.epoch == epoch and state.retake is None:
+            state.owner = Ticket.from_bytes(self._dir.read(name)).node
+
+    def _read_beat(self, name: str) -> None:
+        now = self._clock.monotonic()
+        with contextlib.suppress(FileNotFoundError, ShareError):
+            beat = Beat.from_bytes(self._dir.read(f"{records.WORKERS}/{name}.beat"))
+            node = self.nodes.get(name)
+            if node is None:
+                ticket = Ticket.from_bytes(self._dir.read(f"{records.WORKERS}/{name}.ticket"))
+                self.nodes[name] = Node(ticket, beat, now, now)
+                self._event("node_joined", node=name, address=ticket.address)
+            elif beat != node.beat:
+                if not node.alive:
+                    self._false_death(name)
+                if (beat.unit, beat.epoch, beat.steps) != (node.beat.unit, node.beat.epoch, node.beat.steps):
+                    node.moved = now
+                node.beat, node.changed, node.alive = beat, now, True
+        node = self.nodes.get(name)
+        if node is not None and node.alive and (now - node.changed > self.lease_s or self._gone(node.ticket)):
+            node.alive = False
+            self._event("node_dead", node=name, silent_s=round(now - node.changed, 2))
 
     def _false_death(self, name: str) -> None:
         """A node thought dead is back: the lease is too short for this share, so give all more time."""

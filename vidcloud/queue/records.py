@@ -114,6 +114,7 @@ class Frontier:
         hint: all units below are claimed.
         retake: units to do again, by number.
         ended: how the job ended, or "".
+        nodes: living workers; many of them look less often.
     """
 
     collector: int = 0
@@ -124,6 +125,7 @@ class Frontier:
     hint: int = 0
     retake: dict[int, Retake] = field(default_factory=dict)
     ended: str = ""
+    nodes: int = 0
 
     def to_bytes(self) -> bytes:
         """As written to the share."""
@@ -137,6 +139,7 @@ class Frontier:
                 "hint": self.hint,
                 "retake": {str(u): [r.epoch, list(r.avoid), r.keep] for u, r in self.retake.items()},
                 "ended": self.ended,
+                "nodes": self.nodes,
             }
         )
 
@@ -149,7 +152,8 @@ class Frontier:
         """
         r = decode(data, "the frontier")
         retake = {int(u): Retake(int(e), tuple(avoid), bool(keep)) for u, (e, avoid, keep) in r["retake"].items()}
-        return cls(r["collector"], r["beat"], r["first"], r["offered"], r["total"], r["hint"], retake, r["ended"])
+        told = (r["collector"], r["beat"], r["first"], r["offered"], r["total"], r["hint"], retake, r["ended"])
+        return cls(*told, r.get("nodes", 0))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ who works; what keeps a worker that was thought dead from doing harm is the epoc
 acceptance.
 """
 
+import itertools
 import random
 import threading
 from dataclasses import dataclass
@@ -20,6 +21,16 @@ BEATS_A_LEASE = 5
 """How often a worker writes its heartbeat in the time after which others take it for dead."""
 _LINKS_A_TICKET = 30_000
 """ext4 allows 65,000 links of one file; a new ticket begins long before."""
+_IDLE_S = (0.01, 0.25)
+"""The first and the longest pause of a worker that finds nothing to do, when there are few."""
+_IDLE_A_NODE_S = 0.001
+"""… and when there are many: so that all together look a thousand times a second."""
+_LOST_S, _LOST_MAX_S = 0.04, 1.0
+"""The first pause after lost races, about as long as the collector takes to tell what is claimed, and the longest."""
+_TRIES = 3
+"""Races lost in one look; then it is cheaper to wait until the frontier has passed what others took."""
+_SPREAD_MAX = 1023
+"""Among how many units beyond the lowest a worker chooses at most."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +84,8 @@ class Worker:
         self._ticket_name = f"{records.WORKERS}/{ticket.node}.ticket"
         self._beat_name = f"{records.WORKERS}/{ticket.node}.beat"
         self._taken: set[int] = set()
+        self._spread = 0
+        self._idle_s = _IDLE_S[0]
         self._frontier = Frontier()
         self._frontier_changed = clock.monotonic()
         self.node = ticket.node
@@ -127,32 +140,65 @@ class Worker:
         return self._frontier
 
     @property
+    def told(self) -> Frontier:
+        """What the collector said when it was last asked; costs nothing."""
+        return self._frontier
+
+    @property
     def collector_silent_s(self) -> float:
         """Seconds since the frontier last changed, on this node's clock."""
         return self._clock.monotonic() - self._frontier_changed
 
     def claim(self) -> Claim | None:
-        """Claim a unit, or None if there is none now. Costs one read of the frontier and, mostly, one link."""
+        """Claim a unit. None if there is none now or others were faster: ask again after `pause_s`.
+
+        Costs one read of the frontier and, mostly, one link.
+        """
         told = self.frontier()
         for unit in sorted(told.retake):
             retake = told.retake[unit]
             if unit >= told.offered:
                 break  # after a resume: its input is not on the share again yet
             if self.node not in retake.avoid and (got := self._try(unit, retake.epoch, keep=retake.keep)):
+                self._idle_s = _IDLE_S[0]
                 return got
-        unit, failures = told.hint, 0
-        while unit < told.offered:
-            if unit not in self._taken and unit not in told.retake:
-                if got := self._try(unit, 1, keep=False):
-                    return got
-                self._taken.add(unit)
-                failures += 1
-            # A herd that starts at the same hint spreads out: the step grows with each lost race.
-            unit += 1 if failures < 3 else self._rng.randint(1, 2 ** min(failures, 10))
+        waited = self._idle_s > _IDLE_S[0]
+        free: list[int] = []
+        for lost in range(1 if waited else _TRIES):
+            if not (free := self._free(told)):
+                break
+            if got := self._try(self._rng.choice(free), 1, keep=False):
+                self._spread = self._spread if lost else self._spread * 7 // 8  # one race in six is lost then
+                self._idle_s = _IDLE_S[0]
+                return got
+            # Others are at the same units: aim wider.
+            self._spread = min(2 * self._spread + 1, _SPREAD_MAX)
+        if free:
+            self._idle_s = min(max(2 * self._idle_s, _LOST_S), _LOST_MAX_S)
         return None
 
+    def pause_s(self) -> float:
+        """How many seconds to wait after `claim` gave None. Grows until there is a claim again."""
+        told = self._frontier
+        most = told.nodes * _IDLE_A_NODE_S
+        if told.total is not None and told.hint >= told.total:
+            # All is claimed: there is work again only if somebody dies, and that takes a lease to know.
+            most *= 4
+        pause = self._idle_s
+        self._idle_s = min(pause * 1.5, max(_IDLE_S[1], min(most, self._lease_s / 4)))
+        return self._rng.uniform(pause / 2, pause)
+
+    def _free(self, told: Frontier) -> list[int]:
+        """The lowest units that nobody is known to have claimed: as many as the herd is wide."""
+        free = (u for u in range(told.hint, told.offered) if u not in self._taken and u not in told.retake)
+        # After a pause all who waited come at once.
+        width = max(self._spread + 1, told.nodes if self._idle_s > _IDLE_S[0] else 0)
+        return list(itertools.islice(free, width))
+
     def _try(self, unit: int, epoch: int, *, keep: bool) -> Claim | None:
-        if not self._dir.link(self._ticket_name, records.claim_name(unit, epoch)):
+        won = self._dir.link(self._ticket_name, records.claim_name(unit, epoch))
+        self._taken.add(unit)
+        if not won:
             return None
         self._links += 1
         if self._links % _LINKS_A_TICKET == 0:
