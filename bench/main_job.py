@@ -1,6 +1,6 @@
 """The main job against every way a user would do it today: CPU seconds and wall time a frame, medians, ratios.
 
-``python bench/main_job.py [--rounds 5] [--frames 480] [--filters invert neon] [--short] [--write]``. Ways are run in turn (A B C A B C …), so that a machine whose
+``python bench/main_job.py [--rounds 5] [--frames 480] [--filters invert neon] [--ways ffmpeg loop] [--write]``. Ways are run in turn (A B C A B C …), so that a machine whose
 speed drifts treats all alike. ``--write`` puts the tables into docs/performance.md.
 """
 
@@ -142,7 +142,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--frames", type=int, default=480)
     parser.add_argument("--filters", nargs="+", default=["invert", "edge", "neon"])
-    parser.add_argument("--short", action="store_true", help="only what the goals name, without the frames plane")
+    parser.add_argument("--ways", nargs="+", help="only these peers and no frames plane")
     parser.add_argument("--write", action="store_true")
     told = parser.parse_args()
     lines = [
