@@ -22,6 +22,7 @@ from vidcloud.job import JobDirectory, JobSpec
 from vidcloud.media.audio import audio_hashes
 from vidcloud.media.probe import VideoInfo, probe
 from vidcloud.planes.base import Assembly, CollectorPlane, Prepared
+from vidcloud.queue import records
 from vidcloud.queue.directory import SystemClock
 from vidcloud.queue.ledger import Ledger, Result
 from vidcloud.queue.records import this_process
@@ -69,6 +70,7 @@ class Collector:
         self._paths: dict[int, Path] = {}
         self._late: dict[int, str] = {}
         self._retired = 0
+        self._have: set[int] = set()
         self._assembled = 0
         self._frames_of: dict[int, int] = {}
         self._filtered = 0
@@ -141,19 +143,24 @@ class Collector:
         self._filtered = plane.encoded
         self._ledger.open(first=plane.durable_units)
         self._ledger_opened = True
-        self._drop_damaged(plane)
+        self._have = self._results_that_count(plane)
         self._job.write_stream(plane.describe() | {"plane": self._spec.plane})
         event("opened", job=self._job.id, plane=self._spec.plane, resumed_at=plane.encoded, units=plane.durable_units)
 
-    def _drop_damaged(self, plane: CollectorPlane) -> None:
-        """After a crash of the machine a result may be cut short: it is as if it had not been made."""
-        for name in self._directory.names("chunks/done"):
-            path = self._directory.path(f"chunks/done/{name}")
+    def _results_that_count(self, plane: CollectorPlane) -> set[int]:
+        """Units left done by a collector before. What a crash of the machine cut short counts as not made."""
+        found = set()
+        for name in self._directory.names(records.DONE):
+            path = self._directory.path(f"{records.DONE}/{name}")
             try:
                 plane.digest(path)
             except (ShareError, ValueError):
                 event("damaged_result", name=name)
                 path.unlink(missing_ok=True)
+                continue
+            if (parsed := records.parse_epoch_name(name)) and self._ledger.counts(*parsed):
+                found.add(parsed[0])
+        return found
 
     # -- the three threads ---------------------------------------------------------------------------------------------
 
@@ -221,8 +228,7 @@ class Collector:
             raise VidcloudError(f"{type(self._failure).__name__}: {self._failure}") from self._failure
 
     def _prepare(self, plane: CollectorPlane) -> None:
-        have = {e for n in self._directory.names("chunks/done") if (e := int(n.split(".")[0])) >= self._retired}
-        resumed = self._retired
+        resumed, have = self._retired, self._have
         for prepared in plane.prepare(self._gate, lambda unit: unit < resumed or unit in have):
             self._prepared.put(prepared)
         self._prepared.put(None)

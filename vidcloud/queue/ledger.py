@@ -6,7 +6,7 @@ failure, or when one gives a unit back. From then on whatever the old owner publ
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,8 @@ _LOOK_S = 0.5
 """… but at least this often, so that a process that died on this very host is noticed soon."""
 _SLICE_S = 0.05
 """Heartbeats are read no longer than this at a time, nor longer than half the time since."""
+_RELEASES_MAX = 32
+"""How often a unit may be given back: draining nodes does so once each, a missing input for ever."""
 _FALSE_DEATH_GROWTH = 2.0
 _LEASE_MAX_FACTOR = 16.0
 
@@ -75,6 +77,7 @@ class _Unit:
     claimed_at: float = 0.0
     failures: list[dict[str, Any]] = field(default_factory=list)
     deaths: int = 0
+    releases: int = 0
     retake: Retake | None = None
 
 
@@ -160,6 +163,9 @@ class Ledger:
         self._epoch = previous + 1
         self._first = self._hint = first
         self._look(force=True)
+        # Also claims of units not offered yet: without its epoch a result that counts would pass for a late one. But
+        # whose claims are lost is judged only after `poll` has seen the results.
+        self._read_claims(sorted(f"{records.CLAIMS}/{name}" for name in self._dir.names(records.CLAIMS)))
         self.publish(force=True)
 
     def _lock_name(self, epoch: int) -> str:
@@ -212,6 +218,10 @@ class Ledger:
     def complete(self) -> bool:
         """Whether all units of the job are accepted."""
         return self._total is not None and self._first >= self._total
+
+    def counts(self, unit: int, epoch: int) -> bool:
+        """Whether a result of a unit that is not accepted yet would be, under this epoch."""
+        return epoch == self._unit(unit).epoch
 
     def offer(self, unit: int) -> None:
         """Tell the workers that a unit is ready. Units are offered in order."""
@@ -311,8 +321,18 @@ class Ledger:
             if name.endswith(".failed"):
                 self._failed(unit, note)
             else:
-                self._event("released", unit=unit, epoch=epoch, node=note["node"])
-                self._give_away(unit)
+                self._released(unit, note)
+
+    def _released(self, unit: int, note: dict[str, Any]) -> None:
+        state = self._unit(unit)
+        state.releases += 1
+        self._event("released", unit=unit, epoch=state.epoch, node=note["node"])
+        if state.releases >= _RELEASES_MAX:
+            raise JobFailedError(
+                f"unit {unit} was given back {state.releases} times: its input may be missing on the share; see the "
+                "logs of the processors, then resume the job"
+            )
+        self._give_away(unit)
 
     def _failed(self, unit: int, note: dict[str, Any]) -> None:
         state = self._unit(unit)
@@ -337,9 +357,9 @@ class Ledger:
 
     # -- who is alive --------------------------------------------------------------------------------------------------
 
-    def _read_claims(self) -> None:
+    def _read_claims(self, folders: Sequence[str] | None = None) -> None:
         """Find new claims, who holds them, and the lowest unit that nobody has claimed."""
-        for folder in records.shards(self._first, self._offered):
+        for folder in records.shards(self._first, self._offered) if folders is None else folders:
             for name in self._dir.names(folder):
                 parsed = records.parse_epoch_name(name)
                 if parsed is None or parsed in self._claims_seen or parsed[0] < self._first:

@@ -246,6 +246,16 @@ def test_a_released_unit_is_free_at_once(share, clock, ledger):
     assert share.names(records.PRIVATE) == []
 
 
+def test_a_unit_that_is_given_back_for_ever_ends_the_job(share, clock, ledger):
+    offer(ledger, share, 1)
+    worker = join(share, clock, "p1")
+    with pytest.raises(JobFailedError, match="given back 32 times: its input may be missing"):
+        for _ in range(40):
+            worker.release(worker.claim())
+            ledger.poll()
+            ledger.publish(force=True)
+
+
 def test_a_failed_unit_goes_to_another_node_then_fails_the_job(share, clock, ledger):
     offer(ledger, share, 1)
     one, two = join(share, clock, "one"), join(share, clock, "two")
@@ -399,6 +409,23 @@ def test_a_resumed_collector_accepts_what_was_published_meanwhile(share, clock, 
     finish(worker, worker.claim())
     second.poll()
     assert second.complete
+
+
+def test_a_resumed_collector_accepts_what_was_made_in_a_later_claim(share, clock, ledger):
+    """Regression: it polled before it knew the claims, threw the result away, and nobody wrote the input again."""
+    offer(ledger, share, 2)
+    dead, other = join(share, clock, "p1"), join(share, clock, "p2")
+    dead.claim()
+    pass_time(clock, 2 * LEASE, other, ledger=ledger)
+    claim = other.claim()
+    assert claim.epoch == 2
+    finish(other, claim)
+    finish(other, other.claim())
+    second = make_ledger(share, clock, "collector-2", gone=lambda _: True)
+    second.open()
+    assert second.counts(0, 2)
+    assert not second.counts(0, 1)
+    assert [(r.unit, r.epoch, r.accepted) for r in second.poll()] == [(0, 2, True), (1, 1, True)]
 
 
 def test_a_resumed_collector_keeps_the_epochs(share, clock, ledger):
