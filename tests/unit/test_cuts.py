@@ -5,13 +5,14 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidcloud.planes.cuts import known_cut, next_cut
+from vidcloud.planes.cuts import Cutter, known_cut
 
 
-def cuts(total, keys=(), *, chunk=20, chunks=12, nodes=1):
+def cuts(total, keys=(), *, chunk=20, chunks=12, nodes=1, preroll=0.25):
+    cutter = Cutter(total, sorted(keys), chunk=chunk, chunks=chunks, preroll=preroll)
     found = [0]
     while found[-1] < total:
-        found.append(next_cut(found[-1], total, sorted(keys), chunk=chunk, chunks=chunks, nodes=nodes))
+        found.append(cutter.stop(found[-1], nodes))
     return [b - a for a, b in pairwise(found)]
 
 
@@ -19,11 +20,11 @@ def test_far_from_the_end_segments_have_the_usual_size():
     assert cuts(24_000, nodes=5)[:80] == [240] * 80
 
 
-def test_near_the_end_they_shrink_to_a_quarter():
-    sizes = cuts(24_000, nodes=20)
-    tail = sizes[-20:]
-    assert tail == sorted(tail, reverse=True)
-    assert set(tail) <= set(range(60, 100))
+def test_near_the_end_they_shrink_where_cutting_is_free():
+    sizes = cuts(24_000, keys=range(24_000), nodes=20)
+    assert sizes[0] == 240
+    assert sizes[-1] <= 120
+    assert min(sizes[:-1]) >= 60
 
 
 def test_a_keyframe_near_by_is_cut_at():
@@ -35,15 +36,34 @@ def test_a_keyframe_far_away_is_not():
 
 
 def test_two_nodes_share_a_short_video_evenly():
-    assert cuts(96, nodes=2) == [48, 48]
+    assert cuts(96, nodes=2, preroll=0.0) == [48, 48]
+
+
+def test_the_node_that_decodes_more_gets_fewer_frames():
+    first, second = cuts(120, keys=[0], nodes=2, preroll=0.3)
+    assert abs(first - (second + 0.3 * first)) <= 1
+
+
+def test_whole_groups_of_pictures_are_kept_where_cutting_them_costs_more_than_it_gives():
+    assert cuts(480, keys=[0, 250], nodes=2, preroll=0.3) == [250, 230]
+
+
+def test_they_are_cut_where_nodes_would_have_nothing_to_do():
+    assert len(cuts(480, keys=[0, 250], nodes=8, preroll=0.3)) >= 8
+
+
+def test_more_nodes_in_the_end_change_what_is_not_cut_yet():
+    cutter = Cutter(1000, [], chunk=20, chunks=12, preroll=0.0)
+    start = cutter.stop(0, 2)
+    assert cutter.stop(start, 8) - start < cutter.stop(start, 2) - start
 
 
 @given(
     total=st.integers(1, 3000), chunk=st.integers(1, 30), chunks=st.integers(1, 15), nodes=st.integers(0, 50),
-    keys=st.sets(st.integers(0, 3000)),
+    keys=st.sets(st.integers(0, 3000)), preroll=st.floats(0, 1),
 )  # fmt: skip
-def test_every_frame_is_in_one_segment_and_none_is_too_large(total, chunk, chunks, nodes, keys):
-    sizes = cuts(total, keys, chunk=chunk, chunks=chunks, nodes=nodes)
+def test_every_frame_is_in_one_segment_and_none_is_too_large(total, chunk, chunks, nodes, keys, preroll):
+    sizes = cuts(total, keys, chunk=chunk, chunks=chunks, nodes=nodes, preroll=preroll)
     assert sum(sizes) == total
     assert all(0 < s <= 1.25 * chunk * chunks for s in sizes)
 

@@ -1,11 +1,14 @@
 """A video's frames without decoding (timestamps, and where decoding can start), and the decoding of any run of them."""
 
+from array import array
+from bisect import bisect_right
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import av.error
 import numpy as np
+from numpy.typing import NDArray
 
 from vidcloud.errors import MediaError
 from vidcloud.media.decode import DecodedFrame
@@ -15,26 +18,29 @@ from vidcloud.media.pictures import reader
 from vidcloud.media.probe import VideoInfo
 from vidcloud.pixels import Array, pixel_format
 
+_UNKNOWN = -(1 << 63)
 _EARLIER = 3
 """How many keyframes further back are tried before decoding from the start."""
 
 
 @dataclass(frozen=True)
 class FrameIndex:
-    """A video's frames in order of presentation.
+    """A video's frames in order of presentation. Eight bytes a frame, for videos of many hours.
 
     Attributes:
         pts: timestamps of all frames, strictly increasing, in the video's time base.
         keys: timestamps of the frames at which decoding can start.
+        key_frames: indices of these frames.
     """
 
-    pts: tuple[int, ...]
-    keys: tuple[int, ...]
+    pts: "array[int]"
+    keys: "array[int]"
+    key_frames: "array[int]"
 
-    def entries(self, pts: int) -> tuple[int, ...]:
+    def entries(self, pts: int) -> list[int]:
         """Where to start for a frame: the nearest keyframes at or before it, the nearest first."""
-        before = [k for k in self.keys if k <= pts]
-        return tuple(reversed(before[-_EARLIER:]))
+        stop = bisect_right(self.keys, pts)
+        return self.keys[max(0, stop - _EARLIER) : stop].tolist()[::-1]
 
 
 def build_index(path: Path | str, info: VideoInfo) -> FrameIndex:
@@ -43,23 +49,32 @@ def build_index(path: Path | str, info: VideoInfo) -> FrameIndex:
     Raises:
         MediaError: the file is truncated, or its packets don't tell its frames' timestamps.
     """
-    found: list[tuple[int | None, int | None, bool]] = []
+    pts, dts, key = array("q"), array("q"), bytearray()
     with open_input(path) as container:
         stream = container.streams[info.stream]
         if truncated := missing_bytes(path) or missing_samples(container):
             raise MediaError(f"{path}: the file is truncated: {truncated}; --on-damage conceal shows what there is")
         try:
-            shown = (p for p in container.demux(stream) if p.size and not p.is_discard)
-            found.extend((p.pts, p.dts, p.is_keyframe) for p in shown)
+            for packet in container.demux(stream):
+                if packet.size and not packet.is_discard:
+                    pts.append(_UNKNOWN if packet.pts is None else packet.pts)
+                    dts.append(_UNKNOWN if packet.dts is None else packet.dts)
+                    key.append(packet.is_keyframe)
         except av.error.FFmpegError as e:
-            raise MediaError(f"{path}: packet {len(found)} can't be read: {reason(e)}") from e
-    # AVI gives decoding times alone, which are presentation times where nothing is reordered.
-    only_dts = all(pts is None for pts, _, _ in found)
-    times = [dts if only_dts else pts for pts, dts, _ in found]
-    if not times or any(t is None for t in times) or len(set(times)) != len(times):
+            raise MediaError(f"{path}: packet {len(pts)} can't be read: {reason(e)}") from e
+    times = np.frombuffer(pts, np.int64)
+    if (times == _UNKNOWN).all():  # AVI gives decoding times alone, which are those of presentation without reordering
+        times = np.frombuffer(dts, np.int64)
+    order = np.argsort(times, kind="stable")
+    shown = times[order]
+    if not len(shown) or shown[0] == _UNKNOWN or (np.diff(shown) <= 0).any():
         raise MediaError(f"{path}: its packets don't tell when each frame is shown: use --plane frames")
-    keys = sorted(t for t, (_, _, key) in zip(times, found, strict=True) if key and t is not None)
-    return FrameIndex(tuple(sorted(t for t in times if t is not None)), tuple(keys))
+    frames = np.flatnonzero(np.frombuffer(key, np.uint8)[order])
+    return FrameIndex(_array(shown), _array(shown[frames]), _array(frames))
+
+
+def _array(values: NDArray[np.int64] | NDArray[np.intp]) -> "array[int]":
+    return array("q", values.astype(np.int64).tobytes())
 
 
 class RunDecoder:

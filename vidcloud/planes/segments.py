@@ -32,7 +32,7 @@ from vidcloud.media.probe import VideoInfo
 from vidcloud.media.settings import EncodeSettings
 from vidcloud.pixels import Array, pixel_format
 from vidcloud.planes.base import Assembly, Gate, Prepared
-from vidcloud.planes.cuts import known_cut, next_cut
+from vidcloud.planes.cuts import Cutter, known_cut
 from vidcloud.planes.output import Output, load_stages
 from vidcloud.planes.runs import Run, runs
 
@@ -66,8 +66,10 @@ class SegmentsCollector:
         self._output = Output(spec, job, source, info)
         self.lossless = self._output.lossless
         self._index = build_index(source, info)
-        place = {pts: n for n, pts in enumerate(self._index.pts)}
-        self._keys = [place[pts] for pts in self._index.keys]
+        self._cutter = Cutter(
+            len(self._index.pts), self._index.key_frames,
+            chunk=spec.chunk, chunks=spec.segment_chunks, preroll=spec.preroll,
+        )  # fmt: skip
         self.unit_frames = spec.chunk * spec.segment_chunks
         self.encoded = self.decoded = self._output.safe_frames
         self.estimate = len(self._index.pts)
@@ -116,16 +118,12 @@ class SegmentsCollector:
         given = known_cut(unit, start, {u: first for u, (first, _) in known.items()})
         if given is not None:
             return given
-        spec = self._spec
-        return next_cut(
-            start, len(self._index.pts), self._keys,
-            chunk=spec.chunk, chunks=spec.segment_chunks, nodes=self._job.nodes(),
-        )  # fmt: skip
+        return self._cutter.stop(start, self._job.nodes())
 
     def _put(self, unit: int, start: int, stop: int) -> None:
         before, after = self._output.halo
         first = max(0, start - before)
-        pts = self._index.pts[first : stop + after]
+        pts = self._index.pts[first : stop + after].tolist()
         record = {"first": first, "start": start, "stop": stop, "pts": pts, "entries": self._index.entries(pts[0])}
         self._job.directory.replace(f"chunks/ready/{unit:08d}", json.dumps({"version": 1, **record}).encode())
 
