@@ -71,6 +71,7 @@ class Collector:
         self._late: dict[int, str] = {}
         self._retired = 0
         self._have: set[int] = set()
+        self._plane = self._spec.plane
         self._assembled = 0
         self._frames_of: dict[int, int] = {}
         self._filtered = 0
@@ -144,8 +145,10 @@ class Collector:
         self._ledger.open(first=plane.durable_units)
         self._ledger_opened = True
         self._have = self._results_that_count(plane)
-        self._job.write_stream(plane.describe() | {"plane": self._spec.plane})
-        event("opened", job=self._job.id, plane=self._spec.plane, resumed_at=plane.encoded, units=plane.durable_units)
+        self._job.write_stream(plane.describe())
+        self._plane = plane.choice.plane
+        event("plane", name=plane.choice.plane, why=plane.choice.why)
+        event("opened", job=self._job.id, plane=plane.choice.plane, resumed_at=plane.encoded, units=plane.durable_units)
 
     def _results_that_count(self, plane: CollectorPlane) -> set[int]:
         """Units left done by a collector before. What a crash of the machine cut short counts as not made."""
@@ -320,7 +323,8 @@ class Collector:
         self._job.write_progress(
             {
                 "version": 1,
-                "plane": self._spec.plane,
+                "plane": plane.choice.plane,
+                "why": plane.choice.why,
                 "frames": frames,
                 "takeovers": self._ledger.takeovers,
                 "nodes": nodes,
@@ -338,7 +342,7 @@ class Collector:
             proof_url = proof.proof_path(self._spec.output)
             staged_proof = storage.staging(proof_url, self._job.scratch, self._spec.id)
             record = {
-                "job": _public(self._spec),
+                "job": _public(self._spec) | {"plane": plane.choice.plane},
                 "stream": plane.describe(),
                 "lossless": plane.lossless,
                 "audio": audio_hashes(staged),
@@ -363,7 +367,7 @@ class Collector:
             "output": self._spec.output,
             "seconds": round(time.time() - self._began, 3),
             "takeovers": self._ledger.takeovers,
-            "plane": self._spec.plane,
+            "plane": self._plane,
             **fields,
         }
 

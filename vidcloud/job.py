@@ -37,13 +37,11 @@ class JobSpec:
         output: URL of the result.
         filters: `vidcloud.plugins.FilterRef` records in the order of the chain.
         encode: an `vidcloud.media.encode.EncodeSettings` record.
-        plane: how pictures travel.
+        plane: how pictures travel; ``auto``: the collector chooses.
         chunk: frames a chunk.
         pack: how pixels are stored on the share: ``raw``, ``blosc2`` (packed without loss), or ``auto``: what a writer
             measures to be faster.
         segment_chunks: chunks a unit has on the segments plane.
-        preroll: cost of decoding a frame, in parts of decoding, filtering and encoding it; 0.3 for 1080p H.264 to
-            libx264 veryfast, less for all that encodes or filters longer.
         window: chunks that may be ahead of the encoder; 0: a few a living node.
         lease_s: seconds of silence after which a node is taken for dead.
         stall_s: seconds without a finished frame after which a chunk is taken from a node that still beats.
@@ -64,7 +62,6 @@ class JobSpec:
     chunk: int = 20
     pack: str = "auto"
     segment_chunks: int = 12
-    preroll: float = 0.25
     window: int = 0
     lease_s: float = 10.0
     stall_s: float = 600.0

@@ -74,7 +74,8 @@ def create(request: Request) -> JobDirectory:
     if request.lease_s < 1:
         raise UsageError(f"--lease {request.lease_s:g}: must be at least 1 second")
     open_cloud(request.cloud, "")
-    plane = planes.choose(request.plane)
+    if request.plane not in ("auto", *planes.NAMES):
+        raise UsageError(f"no plane {request.plane!r}: there is auto, {', '.join(planes.NAMES)}")
     stages = [plugins.resolve(text) for text in request.filters]
     source = storage.normalise(request.input)
 
@@ -85,8 +86,10 @@ def create(request: Request) -> JobDirectory:
     from vidcloud.media.probe import probe  # noqa: PLC0415
     from vidcloud.media.settings import fit_settings  # noqa: PLC0415
     from vidcloud.pixels import pixel_format  # noqa: PLC0415
+    from vidcloud.planes.choice import check_asked  # noqa: PLC0415
 
-    settings = _settings(request)
+    settings = encoder_settings(request)
+    check_asked(request.plane, settings, request.on_damage)
     codec, info, path = "h264", None, storage.local_path(source)
     if path is not None:
         info = probe(path)
@@ -109,7 +112,7 @@ def create(request: Request) -> JobDirectory:
         output=output,
         filters=tuple(s.ref.to_json() for s in stages),
         encode=settings.to_json(),
-        plane=plane,
+        plane=request.plane,
         **{
             f.name: getattr(request, f.name)
             for f in dataclasses.fields(Request)
@@ -138,7 +141,8 @@ def create(request: Request) -> JobDirectory:
     return job
 
 
-def _settings(request: Request) -> "EncodeSettings":
+def encoder_settings(request: Request) -> "EncodeSettings":
+    """What is asked of the encoder, with our defaults where nothing is."""
     from vidcloud.media.settings import EncodeSettings  # noqa: PLC0415
 
     crf, preset = request.crf, request.preset

@@ -42,7 +42,8 @@ class Status:
     Attributes:
         job: its id.
         state: starting, running, done, failed or cancelled.
-        plane: how pictures travel.
+        plane: how pictures travel; ``auto`` until the collector has chosen.
+        why: why on that plane, or "" before that.
         total: frames of the video, an estimate until the decoder has seen the end.
         exact: whether ``total`` is exact.
         decoded: frames decoded.
@@ -58,6 +59,7 @@ class Status:
     job: str
     state: State
     plane: str
+    why: str
     total: int
     exact: bool
     decoded: int
@@ -80,6 +82,7 @@ class Status:
             "job": self.job,
             "state": self.state,
             "plane": self.plane,
+            "why": self.why,
             "frames": {
                 "total": self.total,
                 "decoded": self.decoded,
@@ -115,7 +118,8 @@ def snapshot(job: JobDirectory, instances: Sequence[Instance] = ()) -> Status:
     return Status(
         job=job.id,
         state=state,
-        plane=spec.plane,
+        plane=str(progress.get("plane", spec.plane)),
+        why=str(progress.get("why", "")),
         total=total,
         exact=done or bool(frames.get("exact")),
         decoded=counts["decoded"],

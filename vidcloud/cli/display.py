@@ -26,14 +26,24 @@ def open_display(launcher: Any, *, quiet: bool = False, verbose: bool = False) -
     if quiet:
         yield lambda status: logs.show(status) if logs else None
         return
-    with _bars() if sys.stderr.isatty() else contextlib.nullcontext(_plain()) as display:
+    with _bars() if sys.stderr.isatty() else contextlib.nullcontext((_plain(), _say)) as (display, say):
+        told = False
 
         def show(status: Status) -> None:
+            nonlocal told
             if logs:
                 logs.show(status)
+            if not told and status.why:
+                told = True
+                if status.why != "asked for":
+                    say(f"{status.job} plane {status.plane}: {status.why}")
             display(status)
 
         yield show
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
 
 
 def line(status: Status, fps: float = 0.0) -> str:
@@ -83,7 +93,7 @@ def _plain() -> Callable[[Status], None]:
 
 
 @contextlib.contextmanager
-def _bars() -> Iterator[Callable[[Status], None]]:
+def _bars() -> Iterator[tuple[Callable[[Status], None], Callable[[str], None]]]:
     from rich.console import Console, Group
     from rich.live import Live
     from rich.progress import BarColumn, Progress, TextColumn
@@ -117,7 +127,7 @@ def _bars() -> Iterator[Callable[[Status], None]]:
             if status.ended:
                 live.refresh()
 
-        yield show
+        yield show, lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 class _Logs:

@@ -12,6 +12,7 @@ from vidcloud.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, Vidcloud
 
 _COMMANDS = {
     "run": ("vidcloud.cli.run", "run", "Filter a video on many nodes."),
+    "plan": ("vidcloud.cli.plan", "plan", "Tell how long a video would take with how many nodes."),
     "scale": ("vidcloud.cli.jobs", "scale", "Add or remove processors while a job runs."),
     "status": ("vidcloud.cli.jobs", "status", "Show how a job stands."),
     "watch": ("vidcloud.cli.jobs", "watch", "Follow a job until it ends."),

@@ -20,6 +20,21 @@ def share_option(command: F) -> F:
     )(command)
 
 
+def encoder_options(command: F) -> F:
+    """``--codec``, ``--crf``, ``--preset``, ``--pix-fmt`` and ``-e``."""
+    for option in reversed(
+        [
+            click.option("--codec", default="libx264", show_default=True, help="Encoder, by FFmpeg's name."),
+            click.option("--crf", type=float, help="Constant quality.  [default: 20 where the encoder has it]"),
+            click.option("--preset", help="Encoder's preset.  [default: medium where the encoder has it]"),
+            click.option("--pix-fmt", help="Pixel format of the output.  [default: as the input]"),
+            click.option("-e", "encoder", multiple=True, metavar="K=V", help="Any other option of the encoder."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
 def json_option(command: F) -> F:
     """``--json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")(command)

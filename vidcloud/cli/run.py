@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from vidcloud.cli.options import json_option, key_values, share_option
+from vidcloud.cli.options import encoder_options, json_option, key_values, share_option
 from vidcloud.errors import EXIT_INTERRUPTED
 
 
@@ -26,12 +26,8 @@ from vidcloud.errors import EXIT_INTERRUPTED
 @click.option("--segment-chunks", default=12, show_default=True, metavar="CHUNKS", type=int,
               help="Chunks a processor takes at once on the segments plane.")  # fmt: skip
 @click.option("--plane", type=click.Choice(["auto", "frames", "segments"]), default="auto", show_default=True,
-              help="How pictures travel.")  # fmt: skip
-@click.option("--codec", default="libx264", show_default=True, help="Encoder, by FFmpeg's name.")
-@click.option("--crf", type=float, help="Constant quality.  [default: 20 where the encoder has it]")
-@click.option("--preset", help="Encoder's preset.  [default: medium where the encoder has it]")
-@click.option("--pix-fmt", help="Pixel format of the output.  [default: as the input]")
-@click.option("-e", "encoder", multiple=True, metavar="K=V", help="Any other option of the encoder.")
+              help="How pictures travel: as pixels on the share, or as coded segments; auto measures.")  # fmt: skip
+@encoder_options
 @click.option("--cloud", default="local", show_default=True, help="Where instances come from.")
 @share_option
 @click.option("--job-id", metavar="ID", help="Name the job.")

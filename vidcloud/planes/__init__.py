@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vidcloud.errors import ShareError, UsageError
+from vidcloud.errors import ShareError
 from vidcloud.job import JobDirectory, JobSpec
 from vidcloud.planes.base import CollectorPlane, ProcessorPlane
 
@@ -13,28 +13,24 @@ if TYPE_CHECKING:
 NAMES = ("frames", "segments")
 
 
-def choose(asked: str) -> str:
-    """The plane for a job.
+def open_collector(spec: JobSpec, job: JobDirectory, source: Path, info: "VideoInfo") -> CollectorPlane:
+    """What the collector does for a job; on the plane that the job names, or on the one that is chosen for it here.
 
     Raises:
-        UsageError: there is none of that name.
+        PluginError: a filter refuses the frames.
+        UsageError: the encoder or the plane refuses them.
+        MediaError: the input's packets don't tell its frames, and the segments plane was asked for by name.
     """
-    if asked == "auto":
-        return "frames"
-    if asked not in NAMES:
-        raise UsageError(f"no plane {asked!r} in this version: there is {', '.join(NAMES)}")
-    return asked
+    from vidcloud.planes.choice import choose  # noqa: PLC0415
 
-
-def open_collector(spec: JobSpec, job: JobDirectory, source: Path, info: "VideoInfo") -> CollectorPlane:
-    """What the collector does for a job."""
-    if spec.plane == "segments":
+    choice = choose(spec, job, source, info)
+    if choice.plane == "segments":
         from vidcloud.planes.segments import SegmentsCollector  # noqa: PLC0415
 
-        return SegmentsCollector(spec, job, source, info)
+        return SegmentsCollector(spec, job, source, info, choice)
     from vidcloud.planes.frames import FramesCollector  # noqa: PLC0415
 
-    return FramesCollector(spec, job, source, info)
+    return FramesCollector(spec, job, source, info, choice)
 
 
 def open_processor(spec: JobSpec, job: JobDirectory) -> ProcessorPlane:
@@ -43,16 +39,16 @@ def open_processor(spec: JobSpec, job: JobDirectory) -> ProcessorPlane:
     Raises:
         ShareError: the collector has not said yet what the frames are.
     """
-    from vidcloud.planes.frames import FramesProcessor  # noqa: PLC0415
-
     stream = job.stream()
     if stream is None:
         raise ShareError(f"{job.root}/stream.json is missing")
-    if spec.plane == "segments":
+    if stream["plane"] == "segments":
         from vidcloud.planes.segments import SegmentsProcessor  # noqa: PLC0415
 
         return SegmentsProcessor(spec, job, stream)
+    from vidcloud.planes.frames import FramesProcessor  # noqa: PLC0415
+
     return FramesProcessor(spec, job, stream)
 
 
-__all__ = ["NAMES", "CollectorPlane", "ProcessorPlane", "choose", "open_collector", "open_processor"]
+__all__ = ["NAMES", "CollectorPlane", "ProcessorPlane", "open_collector", "open_processor"]

@@ -7,7 +7,10 @@ the roles tell it when to go on.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:  # it brings libraries of pictures
+    from vidcloud.planes.choice import Choice
 
 Gate = Callable[[int], bool]
 """Called with a unit's number before it is prepared; blocks until the window admits it. False: stop."""
@@ -42,6 +45,8 @@ class Assembly:
 class CollectorPlane(Protocol):
     """What a collector does on a plane."""
 
+    choice: "Choice"
+    """The plane, and why."""
     unit_frames: int
     """Frames a unit has; the last may have fewer."""
     encoded: int

@@ -52,6 +52,18 @@ class Cutter:
             self._planned, self._nodes = self._plan(start, nodes), nodes
         return self._planned[start]
 
+    def all(self, nodes: int) -> Iterator[tuple[int, int]]:
+        """Every segment's first frame and one past its last, with so many processors from begin to end."""
+        start = 0
+        while start < self._total:
+            stop = self.stop(start, nodes)
+            yield start, stop
+            start = stop
+
+    def cost(self, start: int, stop: int) -> float:
+        """What a segment costs, preroll included, in frames."""
+        return _EACH + stop - start + self._preroll * (start - self._key_before(start))
+
     def _plan(self, start: int, nodes: int) -> dict[int, int]:
         left = self._total - start
         ways = [self._steps(start, self._by_size(self._usual, left))]
@@ -67,12 +79,9 @@ class Cutter:
         """How long so many nodes need, in frames; with a share of the last segment for what can't be foreseen."""
         free = [0.0] * nodes
         for start, stop in way.items():
-            heapq.heappushpop(free, free[0] + self._cost(start, stop))
+            heapq.heappushpop(free, free[0] + self.cost(start, stop))
         last_start, last_stop = next(reversed(way.items()))
         return max(free) + _RISK * (last_stop - last_start)
-
-    def _cost(self, start: int, stop: int) -> float:
-        return _EACH + stop - start + self._preroll * (start - self._key_before(start))
 
     def _key_before(self, at: int) -> int:
         n = bisect_right(self._keys, at)

@@ -23,6 +23,7 @@ from vidcloud.media.probe import VideoInfo
 from vidcloud.packing import Packing
 from vidcloud.pixels import Array, pixel_format
 from vidcloud.planes.base import Assembly, Gate, Prepared
+from vidcloud.planes.choice import Choice
 from vidcloud.planes.output import Output, load_stages
 from vidcloud.planes.runs import runs
 
@@ -35,15 +36,16 @@ class FramesCollector:
         job: its directory.
         source: the input as a local file.
         info: what `probe` says of it.
+        choice: why on this plane.
 
     Raises:
         PluginError: a filter refuses the frames.
         UsageError: the encoder refuses them.
     """
 
-    def __init__(self, spec: JobSpec, job: JobDirectory, source: Path, info: VideoInfo) -> None:
-        self._spec, self._job, self._source, self._info = spec, job, source, info
-        self._output = Output(spec, job, source, info)
+    def __init__(self, spec: JobSpec, job: JobDirectory, source: Path, info: VideoInfo, choice: Choice) -> None:
+        self._spec, self._job, self._source, self._info, self.choice = spec, job, source, info, choice
+        self._output = Output(spec, job, source, info, choice)
         self.lossless = self._output.lossless
         self._resume_at = self.encoded = self._output.safe_frames
         self.unit_frames = spec.chunk

@@ -14,6 +14,7 @@ from vidcloud.media.probe import VideoInfo
 from vidcloud.media.settings import EncodeSettings, resolve
 from vidcloud.pixels import pixel_format
 from vidcloud.planes.base import Assembly
+from vidcloud.planes.choice import Choice
 from vidcloud.planes.joiner import Joiner
 
 
@@ -34,6 +35,7 @@ class Output:
         job: its directory; what is in ``parts/`` already counts as made.
         source: the input as a local file.
         info: what `probe` says of it.
+        choice: of the plane, for the processors and a later collector.
 
     Attributes:
         settings: what was asked of the encoder.
@@ -48,8 +50,8 @@ class Output:
         UsageError: the encoder refuses them.
     """
 
-    def __init__(self, spec: JobSpec, job: JobDirectory, source: Path, info: VideoInfo) -> None:
-        self._source, self._info = source, info
+    def __init__(self, spec: JobSpec, job: JobDirectory, source: Path, info: VideoInfo, choice: Choice) -> None:
+        self._source, self._info, self._choice = source, info, choice
         self.settings = EncodeSettings.from_json(spec.encode)
         self.resolved = resolve(self.settings, info)
         chain = Chain(load_stages(spec, job.plugins), info.spec, pixel_format(self.resolved.storage), converter)
@@ -75,6 +77,7 @@ class Output:
             "info": self._info.to_json(),
             "target": self.resolved.storage,
             "pix_fmt": self.resolved.pix_fmt,
+            **self._choice.to_json(),
         }
 
     def note(self, lines: Iterator[str] | list[str] | tuple[str, ...]) -> None:

@@ -32,6 +32,7 @@ from vidcloud.media.probe import VideoInfo
 from vidcloud.media.settings import EncodeSettings
 from vidcloud.pixels import Array, pixel_format
 from vidcloud.planes.base import Assembly, Gate, Prepared
+from vidcloud.planes.choice import Choice
 from vidcloud.planes.cuts import Cutter, known_cut
 from vidcloud.planes.output import Output, load_stages
 from vidcloud.planes.runs import Run, runs
@@ -54,6 +55,7 @@ class SegmentsCollector:
         job: its directory.
         source: the input as a local file.
         info: what `probe` says of it.
+        choice: why on this plane, and what is known of the input from choosing it.
 
     Raises:
         PluginError: a filter refuses the frames.
@@ -61,14 +63,14 @@ class SegmentsCollector:
         MediaError: the input's packets don't tell its frames.
     """
 
-    def __init__(self, spec: JobSpec, job: JobDirectory, source: Path, info: VideoInfo) -> None:
-        self._spec, self._job = spec, job
-        self._output = Output(spec, job, source, info)
+    def __init__(self, spec: JobSpec, job: JobDirectory, source: Path, info: VideoInfo, choice: Choice) -> None:
+        self._spec, self._job, self.choice = spec, job, choice
+        self._output = Output(spec, job, source, info, choice)
         self.lossless = self._output.lossless
-        self._index = build_index(source, info)
+        self._index = choice.index or build_index(source, info)
         self._cutter = Cutter(
             len(self._index.pts), self._index.key_frames,
-            chunk=spec.chunk, chunks=spec.segment_chunks, preroll=spec.preroll,
+            chunk=spec.chunk, chunks=spec.segment_chunks, preroll=choice.preroll,
         )  # fmt: skip
         self.unit_frames = spec.chunk * spec.segment_chunks
         self.encoded = self.decoded = self._output.safe_frames

@@ -1,0 +1,78 @@
+"""``vidcloud plan``, and ``--plane auto``, as a user sees them."""
+
+import json
+
+import pytest
+from samples import write
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory):
+    return write(
+        tmp_path_factory.mktemp("long") / "long.mp4",
+        size=(64, 48),
+        frames=320,
+        options={"g": "40", "sc_threshold": "0"},
+    )
+
+
+def test_a_plan_as_text(user, long):
+    made = user("plan", long, "--filter", "invert", "--nodes", "1,4", "--cloud", "machines", "--price", "0.1")
+    assert made.code == 0, made.err
+    head, costs, where, columns, one, four = made.out.splitlines()
+    assert head == "64x48 h264, 320 frames, 25 fps, 8 keyframes"
+    assert "ms to decode" in costs
+    assert where.startswith("nodes of ")
+    assert columns.split() == [
+        *("nodes", "plane", "fps", "time", "speed-up", "share", "traffic", "bottleneck", "cost")
+    ]  # fmt: skip
+    assert one.split()[0] == "1"
+    assert four.split()[0] == "4"
+    assert user.processes() == []
+    assert not any(user.share.iterdir())
+
+
+def test_a_plan_as_json_and_its_limits(user, long):
+    made = user("plan", long, "--filter", "invert", "--nodes", "2", "--share-speed", "0.001", "--json")
+    assert made.code == 0, made.err
+    told = json.loads(made.out)
+    assert told["frames"] == 320
+    assert [(r["nodes"], r["bottleneck"]) for r in told["rows"]] == [(2, "the share")]
+    assert {r["plane"] for r in told["rows"] + told["others"]} == {"frames", "segments"}
+
+
+def test_a_plan_says_what_rules_segments_out(user, long):
+    made = user("plan", long, "--filter", "invert", "--nodes", "2", "-e", "b=100k")
+    assert "plane frames: -e b=100k spreads bits over the whole video" in made.out
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["nope.mp4", "--filter", "invert"], "no such file"),
+        (["LONG", "--filter", "nope"], "no filter"),
+        (["LONG", "--filter", "invert", "--nodes", "0"], "--nodes 0: must be numbers from 1 on"),
+        (["LONG", "--filter", "invert", "--nodes", "a"], "--nodes a: must be numbers from 1 on"),
+        (["LONG", "--filter", "invert", "--cores", "0"], "--cores"),
+        (["LONG", "--filter", "invert", "--codec", "nope"], "no encoder is called nope"),
+        (["http://127.0.0.1:1/x.mp4", "--filter", "invert"], "fetch it first"),
+    ],
+)
+def test_bad_plans(user, long, args, told):
+    made = user("plan", *[long if a == "LONG" else a for a in args])
+    assert made.code == 2
+    assert told in made.err
+    assert "Traceback" not in made.err
+    assert made.out == ""
+
+
+def test_auto_tells_what_it_chose_and_why(user, long):
+    made = user("run", long, "--filter", "invert", "-o", "out.mp4", "--nodes", 2, "--job-id", "j")
+    assert made.code == 0, made.err
+    lines = [line for line in made.err.splitlines() if line.startswith("j plane ")]
+    assert len(lines) == 1
+    assert "fps expected against" in lines[0]
+    plane = user.status("j")["plane"]
+    assert lines[0].startswith(f"j plane {plane}: ")
+    assert json.loads((user.folder / "out.mp4.proof.json").read_text())["job"]["plane"] == plane
+    assert user("verify", "out.mp4").code == 0

@@ -1,0 +1,55 @@
+"""Which jobs must have one encoder, and what is refused."""
+
+import pytest
+
+from vidcloud.errors import UsageError
+from vidcloud.media.settings import EncodeSettings
+from vidcloud.planes.choice import check_asked, must_be_frames, one_encoder
+
+
+def settings(codec="libx264", **options):
+    return EncodeSettings(codec, options={k.replace("_", "-"): v for k, v in options.items()})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"b": "4M"},
+        {"maxrate": "8M", "bufsize": "16M"},
+        {"flags": "+pass1"},
+        {"x264_params": "keyint=50:bitrate=2000"},
+        {"x264_params": "vbv-maxrate=5000:vbv-bufsize=5000"},
+        {"x264opts": "pass=2"},
+    ],
+)
+def test_bits_that_are_spread_over_the_video_need_one_encoder(options):
+    asked = settings(**options)
+    assert one_encoder(asked)
+    assert must_be_frames(asked, "fail")
+    with pytest.raises(UsageError, match=r"--plane segments: .*use --plane frames"):
+        check_asked("segments", asked, "fail")
+    check_asked("frames", asked, "fail")
+    check_asked("auto", asked, "fail")
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"crf": "20"}, {"x264_params": "keyint=50:bframes=2"}, {"b": "0"}, {"g": "50"}]
+)
+def test_constant_quality_does_not(options):
+    assert one_encoder(settings(**options)) == ""
+    check_asked("segments", settings(**options), "fail")
+
+
+def test_damage_is_concealed_by_a_decoder_that_sees_all():
+    assert must_be_frames(settings(), "conceal")
+    with pytest.raises(UsageError, match="can't conceal damage"):
+        check_asked("segments", settings(), "conceal")
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "libsvtav1", "libvpx-vp9", "ffv1", "prores_ks"])
+def test_codecs_that_join(codec):
+    assert must_be_frames(settings(codec), "fail") == ""
+
+
+def test_other_codecs_stay_with_one_encoder():
+    assert "may not join" in must_be_frames(settings("mpeg4"), "fail")

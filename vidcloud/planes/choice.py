@@ -1,0 +1,147 @@
+"""Which plane a job takes, and why: what the encoder allows, then what a short measurement predicts."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vidcloud import plugins
+from vidcloud.errors import MediaError, UsageError
+from vidcloud.job import JobDirectory, JobSpec
+from vidcloud.media.index import FrameIndex, RunDecoder, build_index
+from vidcloud.media.probe import VideoInfo
+from vidcloud.media.settings import EncodeSettings, encoder_codec
+from vidcloud.planes.costs import measure
+from vidcloud.planes.cuts import Cutter
+from vidcloud.planes.prediction import Machine, Prediction, predict
+
+_SHORT = 300
+"""Frames of a video that is not worth measuring."""
+_JOIN = ("h264", "hevc", "av1", "vp9", "ffv1", "prores")
+"""Codecs whose parts are known to join."""
+_RATES = ("b", "bitrate", "ab", "maxrate", "minrate", "bufsize", "rc_init_occupancy", "pass", "target-bitrate", "tbr")
+_RATE_PARAMS = ("bitrate", "vbv-maxrate", "vbv-bufsize", "vbv-init", "pass", "tbr", "rc")
+_PRIVATE_PARAMS = ("x264-params", "x264opts", "x265-params", "svtav1-params")
+_TRIED = 8
+"""Frames that are decoded to see whether the packets told the truth."""
+_BETTER = 0.95
+"""Of the other plane's time before segments are taken: near a tie the output of one encoder is smaller."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A job's plane.
+
+    Attributes:
+        plane: its name.
+        why: for the user, in a few words.
+        preroll: cost of decoding a frame, in parts of decoding, filtering and encoding it.
+        index: of the input, where it had to be read to choose.
+    """
+
+    plane: str
+    why: str
+    preroll: float = 0.25
+    index: FrameIndex | None = field(default=None, compare=False)
+
+    def to_json(self) -> dict[str, object]:
+        """What ``stream.json`` tells."""
+        return {"plane": self.plane, "why": self.why, "preroll": self.preroll}
+
+
+def one_encoder(settings: EncodeSettings) -> str:
+    """Why one encoder must see the whole video, or ""."""
+    options: Mapping[str, str] = settings.options
+    for name in _RATES:
+        if str(options.get(name, "0")) not in ("", "0"):
+            return f"-e {name}={options[name]} spreads bits over the whole video"
+    if any(flag in options.get("flags", "") for flag in ("pass1", "pass2")):
+        return f"-e flags={options['flags']} asks for two passes"
+    for name in _PRIVATE_PARAMS:
+        for param in options.get(name, "").split(":"):
+            key, _, value = param.partition("=")
+            if key in _RATE_PARAMS and value not in ("", "0"):
+                return f"{param} in {name} spreads bits over the whole video"
+    return ""
+
+
+def must_be_frames(settings: EncodeSettings, on_damage: str) -> str:
+    """Why only the frames plane gives what was asked for, or ""."""
+    codec = str(encoder_codec(settings.codec).canonical_name)
+    if why := one_encoder(settings):
+        return why
+    if on_damage == "conceal":
+        return "damage is to be concealed"
+    return "" if codec in _JOIN else f"parts of {codec} may not join"
+
+
+def better(frames: Prediction, segments: Prediction) -> Prediction:
+    """The one to take."""
+    return segments if segments.seconds < _BETTER * frames.seconds else frames
+
+
+def check_asked(asked: str, settings: EncodeSettings, on_damage: str) -> None:
+    """Refuse the segments plane where it can't give what was asked for.
+
+    Raises:
+        UsageError: tells what to do.
+    """
+    if asked != "segments":
+        return
+    if why := one_encoder(settings):
+        raise UsageError(f"--plane segments: {why}, and each segment has an encoder of its own: use --plane frames")
+    if on_damage == "conceal":
+        raise UsageError("--plane segments can't conceal damage, for it finds frames by timestamp: use --plane frames")
+
+
+def choose(spec: JobSpec, job: JobDirectory, source: Path, info: VideoInfo) -> Choice:
+    """The plane of a job: the one that was chosen before, the one asked for, or the one that will be faster.
+
+    Args:
+        spec: the job.
+        job: its directory.
+        source: the input as a local file.
+        info: what `probe` says of it.
+    """
+    if told := job.stream():
+        return Choice(told["plane"], told.get("why", ""), told.get("preroll", Choice.preroll))
+    if spec.plane != "auto":
+        return Choice(spec.plane, "asked for")
+    settings = EncodeSettings.from_json(spec.encode)
+    if why := must_be_frames(settings, spec.on_damage):
+        return Choice("frames", why)
+    if 0 < info.frames < _SHORT:
+        return Choice("frames", f"short: under {_SHORT} frames one encoder makes the smaller file")
+    try:
+        index = build_index(source, info)
+        _try_index(source, info, index)
+    except MediaError:
+        return Choice("frames", "the input's packets don't tell when each frame is shown")
+    return _faster(spec, job, source, info, index)
+
+
+def _try_index(source: Path, info: VideoInfo, index: FrameIndex) -> None:
+    """Decode a few frames where decoding can start.
+
+    Raises:
+        MediaError: they are not those that the packets told.
+    """
+    first = index.key_frames[len(index.key_frames) // 3] if index.key_frames else 0
+    pts = index.pts[first : first + _TRIED]
+    for _ in RunDecoder(source, info, first, pts, index.entries(pts[0])):
+        pass
+
+
+def _faster(spec: JobSpec, job: JobDirectory, source: Path, info: VideoInfo, index: FrameIndex) -> Choice:
+    stages = [plugins.load(plugins.FilterRef.from_json(r), job.plugins) for r in spec.filters]
+    costs = measure(source, info, EncodeSettings.from_json(spec.encode), stages, job.scratch)
+    preroll = costs.decode / costs.whole
+    frames, nodes = len(index.pts), max(1, job.nodes())
+    cutter = Cutter(frames, index.key_frames, chunk=spec.chunk, chunks=spec.segment_chunks, preroll=preroll)
+    machine = Machine(os.cpu_count() or 1)
+    both = [predict(p, costs, cutter, frames, nodes, machine) for p in ("frames", "segments")]
+    best = better(*both)
+    other = both[both[0] is best]
+    on = f"{nodes} node{'s' if nodes > 1 else ''} on {machine.cores} cores"
+    why = f"{best.fps:.1f} fps expected against {other.fps:.1f}; {costs}; {on}"
+    return Choice(best.plane, why, round(preroll, 3), index)
