@@ -1,7 +1,10 @@
 """A video's frames without decoding (timestamps, and where decoding can start), and the decoding of any run of them."""
 
+from array import array
+from bisect import bisect_right
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 import av.error
@@ -21,20 +24,20 @@ _EARLIER = 3
 
 @dataclass(frozen=True)
 class FrameIndex:
-    """A video's frames in order of presentation.
+    """A video's frames in order of presentation, eight bytes each: the collector holds it for the whole job.
 
     Attributes:
         pts: timestamps of all frames, strictly increasing, in the video's time base.
         keys: timestamps of the frames at which decoding can start.
     """
 
-    pts: tuple[int, ...]
-    keys: tuple[int, ...]
+    pts: "array[int]"
+    keys: "array[int]"
 
     def entries(self, pts: int) -> tuple[int, ...]:
         """Where to start for a frame: the nearest keyframes at or before it, the nearest first."""
-        before = [k for k in self.keys if k <= pts]
-        return tuple(reversed(before[-_EARLIER:]))
+        stop = bisect_right(self.keys, pts)
+        return tuple(reversed(self.keys[max(0, stop - _EARLIER) : stop]))
 
 
 def build_index(path: Path | str, info: VideoInfo) -> FrameIndex:
@@ -43,23 +46,27 @@ def build_index(path: Path | str, info: VideoInfo) -> FrameIndex:
     Raises:
         MediaError: the file is truncated, or its packets don't tell its frames' timestamps.
     """
-    found: list[tuple[int | None, int | None, bool]] = []
+    shown, decoded, key = array("q"), array("q"), bytearray()
+    no_pts = no_dts = 0
     with open_input(path) as container:
         stream = container.streams[info.stream]
         if truncated := missing_bytes(path) or missing_samples(container):
             raise MediaError(f"{path}: the file is truncated: {truncated}; --on-damage conceal shows what there is")
         try:
-            shown = (p for p in container.demux(stream) if p.size and not p.is_discard)
-            found.extend((p.pts, p.dts, p.is_keyframe) for p in shown)
+            for p in container.demux(stream):
+                if p.size and not p.is_discard:
+                    no_pts, no_dts = no_pts + (p.pts is None), no_dts + (p.dts is None)
+                    shown.append(p.pts or 0)
+                    decoded.append(p.dts or 0)
+                    key.append(p.is_keyframe)
         except av.error.FFmpegError as e:
-            raise MediaError(f"{path}: packet {len(found)} can't be read: {reason(e)}") from e
+            raise MediaError(f"{path}: packet {len(shown)} can't be read: {reason(e)}") from e
     # AVI gives decoding times alone, which are presentation times where nothing is reordered.
-    only_dts = all(pts is None for pts, _, _ in found)
-    times = [dts if only_dts else pts for pts, dts, _ in found]
-    if not times or any(t is None for t in times) or len(set(times)) != len(times):
+    times, untold = (decoded, no_dts) if no_pts == len(shown) else (shown, no_pts)
+    ordered = np.sort(np.array(times, np.int64))
+    if not times or untold or not np.diff(ordered).all():
         raise MediaError(f"{path}: its packets don't tell when each frame is shown: use --plane frames")
-    keys = sorted(t for t, (_, _, key) in zip(times, found, strict=True) if key and t is not None)
-    return FrameIndex(tuple(sorted(t for t in times if t is not None)), tuple(keys))
+    return FrameIndex(array("q", ordered.tobytes()), array("q", sorted(compress(times, key))))
 
 
 class RunDecoder:

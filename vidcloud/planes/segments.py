@@ -8,6 +8,7 @@ timestamp, `SegmentsProcessor.process` makes a closed part of them,
 import contextlib
 import json
 import os
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -66,8 +67,7 @@ class SegmentsCollector:
         self._output = Output(spec, job, source, info)
         self.lossless = self._output.lossless
         self._index = build_index(source, info)
-        place = {pts: n for n, pts in enumerate(self._index.pts)}
-        self._keys = [place[pts] for pts in self._index.keys]
+        self._keys = [bisect_left(self._index.pts, pts) for pts in self._index.keys]
         self.unit_frames = spec.chunk * spec.segment_chunks
         self.encoded = self.decoded = self._output.safe_frames
         self.estimate = len(self._index.pts)
@@ -125,7 +125,7 @@ class SegmentsCollector:
     def _put(self, unit: int, start: int, stop: int) -> None:
         before, after = self._output.halo
         first = max(0, start - before)
-        pts = self._index.pts[first : stop + after]
+        pts = self._index.pts[first : stop + after].tolist()
         record = {"first": first, "start": start, "stop": stop, "pts": pts, "entries": self._index.entries(pts[0])}
         self._job.directory.replace(f"chunks/ready/{unit:08d}", json.dumps({"version": 1, **record}).encode())
 
