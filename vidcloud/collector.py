@@ -9,6 +9,7 @@ import logging
 import os
 import queue
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -72,6 +73,7 @@ class Collector:
         self._retired = 0
         self._have: set[int] = set()
         self._plane = self._spec.plane
+        self._own: tempfile.TemporaryDirectory[str] | None = None
         self._assembled = 0
         self._frames_of: dict[int, int] = {}
         self._filtered = 0
@@ -122,6 +124,8 @@ class Collector:
             self._halt()
             if plane is not None and how != "done":
                 plane.abandon()
+            if self._own:
+                self._own.cleanup()
             if staged is not None:
                 with contextlib.suppress(OSError):
                     staged.unlink(missing_ok=True)
@@ -135,7 +139,11 @@ class Collector:
         return result
 
     def _fetch(self) -> Path:
-        path = storage.get(self._spec.input, self._job.scratch / storage.name_of(self._spec.input))
+        folder = self._job.scratch
+        if self._spec.source == "ranges":  # processors need no copy; this node does, for packets and sound
+            self._own = tempfile.TemporaryDirectory(prefix="vidcloud-")
+            folder = Path(self._own.name)
+        path = storage.get(self._spec.input, folder / storage.name_of(self._spec.input))
         event("input", url=self._spec.input)
         return path
 

@@ -37,6 +37,8 @@ class JobSpec:
         output: URL of the result.
         filters: `vidcloud.plugins.FilterRef` records in the order of the chain.
         encode: an `vidcloud.media.encode.EncodeSettings` record.
+        source: where processors of the segments plane read an input that is no local file: its copy on the ``share``,
+            or by ``ranges`` from its own server.
         plane: how pictures travel; ``auto``: the collector chooses.
         chunk: frames a chunk.
         pack: how pixels are stored on the share: ``raw``, ``blosc2`` (packed without loss), or ``auto``: what a writer
@@ -58,6 +60,7 @@ class JobSpec:
     output: str
     filters: tuple[dict[str, Any], ...]
     encode: dict[str, Any]
+    source: str = "share"
     plane: str = "frames"
     chunk: int = 20
     pack: str = "auto"

@@ -11,7 +11,7 @@ import traceback
 from types import FrameType
 
 from vidcloud import log, planes
-from vidcloud.errors import FilterError, LeaseLostError, MediaError, PluginError, VidcloudError
+from vidcloud.errors import FilterError, LeaseLostError, MediaError, PluginError, StorageError, VidcloudError
 from vidcloud.job import JobDirectory
 from vidcloud.queue.directory import SystemClock
 from vidcloud.queue.records import this_process
@@ -56,7 +56,7 @@ def run_processor(job: JobDirectory, node: str) -> None:
                 if plane is None:
                     plane = planes.open_processor(spec, job)
                 _do(worker, claim, plane)
-            except (FilterError, PluginError, MediaError) as e:
+            except (FilterError, PluginError, MediaError, StorageError) as e:
                 _report(worker, claim, e)
             except (FileNotFoundError, LeaseLostError) as e:
                 # The unit was done by somebody else meanwhile, or must be: whatever was made here counts for nothing.
@@ -87,7 +87,7 @@ def _do(worker: Worker, claim: Claim, plane: planes.ProcessorPlane) -> None:
     event("published", unit=claim.unit, epoch=claim.epoch, level=logging.DEBUG)
 
 
-def _report(worker: Worker, claim: Claim, error: FilterError | PluginError | MediaError) -> None:
+def _report(worker: Worker, claim: Claim, error: VidcloudError) -> None:
     detail = error.traceback if isinstance(error, FilterError) else traceback.format_exc()
     event("failed", unit=claim.unit, epoch=claim.epoch, error=str(error), level=logging.ERROR)
     for line in detail.rstrip().splitlines():

@@ -14,6 +14,7 @@ from vidcloud.chain import Chain
 from vidcloud.clouds.base import open_cloud
 from vidcloud.errors import InputError, UsageError
 from vidcloud.job import JobDirectory, JobSpec
+from vidcloud.ranges import check_ranges
 
 if TYPE_CHECKING:
     from vidcloud.media.probe import VideoInfo
@@ -36,6 +37,7 @@ class Request:
     chunk: int = 20
     pack: str = "auto"
     segment_chunks: int = 12
+    source: str = "share"
     plane: str = "auto"
     codec: str = "libx264"
     crf: float | None = None
@@ -78,6 +80,12 @@ def create(request: Request) -> JobDirectory:
         raise UsageError(f"no plane {request.plane!r}: there is auto, {', '.join(planes.NAMES)}")
     stages = [plugins.resolve(text) for text in request.filters]
     source = storage.normalise(request.input)
+    if request.source == "ranges":
+        if storage.local_path(source):
+            raise UsageError("--source ranges is for http(s):// and s3:// inputs: leave it out for a file")
+        if request.plane != "segments":
+            raise UsageError("--source ranges is for processors that decode: add --plane segments")
+        check_ranges(source)
 
     # The libraries of pictures cost half a second: only after the cheap checks.
     from vidcloud.media.containers import check_container, container_format  # noqa: PLC0415
@@ -120,6 +128,7 @@ def create(request: Request) -> JobDirectory:
             in (
                 "chunk",
                 "pack",
+                "source",
                 "segment_chunks",
                 "window",
                 "lease_s",

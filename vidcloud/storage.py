@@ -6,6 +6,7 @@ objects appear when their upload is complete, and HTTP servers get one PUT.
 
 import contextlib
 import errno
+import functools
 import os
 import shutil
 from collections.abc import Iterator
@@ -106,6 +107,39 @@ def get(url: str, target: Path) -> Path:
     return target
 
 
+def get_range(url: str, first: int, last: int) -> tuple[bytes, tuple[int, str]]:
+    """Some bytes of a file, and which version of it they are of.
+
+    Args:
+        url: ``http(s)`` or ``s3``.
+        first: of the bytes wanted, from 0.
+        last: of them; beyond the file's end means up to the end.
+
+    Returns:
+        The bytes, the size of the whole file, and its ETag (or time of modification, or "").
+
+    Raises:
+        StorageError: they can't be fetched, or the server gives whole files only.
+    """
+    wanted, parts = f"bytes={first}-{last}", urlsplit(url)
+    if parts.scheme == "s3":
+        with _s3_errors(url):
+            answer = _kept_s3().get_object(Bucket=parts.netloc, Key=parts.path.lstrip("/"), Range=wanted)
+            data, told, tag = answer["Body"].read(), answer.get("ContentRange", ""), answer.get("ETag", "")
+    else:
+        response = _http("GET", url, headers={"range": wanted, "accept-encoding": "identity"})
+        if response.status == 200:
+            raise StorageError(f"the server of {url} gives whole files only: leave --source at share")
+        if response.status >= 300:
+            raise StorageError(f"can't fetch {url}: the server says {response.status} {response.reason}")
+        data, told = response.data, response.headers.get("content-range", "")
+        tag = response.headers.get("etag") or response.headers.get("last-modified", "")
+    size = told.rpartition("/")[2]
+    if not size.isdecimal():
+        raise StorageError(f"the server of {url} does not tell the file's size: leave --source at share")
+    return data, (int(size), str(tag))
+
+
 def staging(url: str, scratch: Path, job_id: str) -> Path:
     """Where to make a file that will be put under a URL: beside its final place if that is local."""
     if path := local_path(url):
@@ -193,12 +227,20 @@ def _http_errors(url: str) -> Iterator[None]:
     except urllib3.exceptions.ProtocolError as e:
         raise StorageError(f"can't fetch {url}: the connection broke; try again") from e
     except urllib3.exceptions.HTTPError as e:
+        if isinstance(getattr(e, "reason", None), urllib3.exceptions.ProtocolError):
+            raise StorageError(f"can't fetch {url}: the connection broke, again and again; try later") from e
         raise StorageError(f"can't reach {url}: {_reason(e)}") from e
 
 
 def _reason(error: BaseException) -> str:
     inner = getattr(error, "reason", None) or error
     return str(inner).rsplit(": ", 1)[-1] or type(inner).__name__
+
+
+@functools.cache
+def _kept_s3() -> Any:
+    # Making a client takes a quarter of a second, which many small reads can't bear.
+    return _s3()
 
 
 def _s3() -> Any:

@@ -27,6 +27,8 @@ from vidcloud.errors import EXIT_INTERRUPTED
               help="Chunks a processor takes at once on the segments plane.")  # fmt: skip
 @click.option("--plane", type=click.Choice(["auto", "frames", "segments"]), default="auto", show_default=True,
               help="How pictures travel: as pixels on the share, or as coded segments; auto measures.")  # fmt: skip
+@click.option("--source", type=click.Choice(["share", "ranges"]), default="share", show_default=True,
+              help="Where processors read an input by URL: its copy on the share, or ranges of it.")  # fmt: skip
 @encoder_options
 @click.option("--cloud", default="local", show_default=True, help="Where instances come from.")
 @share_option

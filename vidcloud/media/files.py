@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 import av.error
@@ -39,8 +39,11 @@ def reason(error: BaseException) -> str:
     return str(getattr(error, "strerror", None) or error).rstrip(".")
 
 
-def open_input(path: Path | str) -> Any:
+def open_input(path: Path | str | BinaryIO) -> Any:
     """Open a media file for reading.
+
+    Args:
+        path: the file, or an open one: seekable, with a name; read from its beginning.
 
     Returns:
         An ``av.container.InputContainer``; close it.
@@ -49,6 +52,9 @@ def open_input(path: Path | str) -> Any:
         InputError: no such file, not a file, or nothing that FFmpeg takes for video or audio.
         MediaError: it can't be read (permission, I/O).
     """
+    if not isinstance(path, (Path, str)):
+        path.seek(0)
+        return _open(path, path.name)
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path} is a directory, not a video")
@@ -56,9 +62,13 @@ def open_input(path: Path | str) -> Any:
         raise InputError(f"{path}: no such file")
     if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"{path} is empty, not a video")
+    return _open(url(path), path)
+
+
+def _open(source: str | BinaryIO, path: Path | str) -> Any:
     try:
         container = av.open(
-            url(path),
+            source,
             container_options={"protocol_whitelist": "file,data,crypto"},
             metadata_errors="surrogateescape",
         )

@@ -5,6 +5,7 @@ from bisect import bisect_right
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import av.error
 import numpy as np
@@ -81,7 +82,7 @@ class RunDecoder:
     """Iterates over a run of a video's frames, found by their timestamps.
 
     Args:
-        path: the file.
+        path: the file, or an open one.
         info: what `probe` told of it.
         first: index in the video of the run's first frame.
         pts: the timestamps of the run's frames, from the index.
@@ -94,7 +95,7 @@ class RunDecoder:
 
     def __init__(
         self,
-        path: Path | str,
+        path: Path | str | BinaryIO,
         info: VideoInfo,
         first: int,
         pts: Sequence[int],
@@ -117,8 +118,9 @@ class RunDecoder:
                     break
                 continue
             return
+        name = getattr(self._path, "name", self._path) if not isinstance(self._path, Path) else self._path
         raise MediaError(
-            f"{self._path}: frame {self._first + done} did not come out of the decoder as its packets told: "
+            f"{name}: frame {self._first + done} did not come out of the decoder as its packets told: "
             "use --plane frames"
         )
 

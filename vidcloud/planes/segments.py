@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import xxhash
@@ -21,7 +21,7 @@ import xxhash
 from vidcloud import storage
 from vidcloud.chain import Chain
 from vidcloud.chunkfile import frame_hash
-from vidcloud.errors import MediaError, ShareError
+from vidcloud.errors import MediaError, ShareError, StorageError
 from vidcloud.job import JobDirectory, JobSpec
 from vidcloud.media.convert import converter
 from vidcloud.media.decode import DecodedFrame
@@ -36,14 +36,22 @@ from vidcloud.planes.choice import Choice
 from vidcloud.planes.cuts import Cutter, known_cut
 from vidcloud.planes.output import Output, load_stages
 from vidcloud.planes.runs import Run, runs
+from vidcloud.ranges import RangeFile, Version
 
 _MAGIC = b"vidcloud segment 1 "
 _AHEAD = 4
 """Frames that are decoded while others are filtered."""
 
 
-def source_path(spec: JobSpec, job: JobDirectory) -> Path:
-    """Where every node finds the input: its own path, or what the collector fetched onto the share."""
+def open_source(spec: JobSpec, job: JobDirectory, stream: dict[str, Any]) -> Path | BinaryIO:
+    """Where a processor reads the input: its own path, what the collector fetched onto the share, or its server.
+
+    Raises:
+        StorageError: the server does not have the version that the collector saw.
+    """
+    if spec.source == "ranges":
+        # A RawIOBase has all of a BinaryIO that readers of videos ask for.
+        return cast("BinaryIO", RangeFile(spec.input, Version(**stream["source"])))
     return storage.local_path(spec.input) or job.scratch / storage.name_of(spec.input)
 
 
@@ -75,8 +83,16 @@ class SegmentsCollector:
         self.unit_frames = spec.chunk * spec.segment_chunks
         self.encoded = self.decoded = self._output.safe_frames
         self.estimate = len(self._index.pts)
-        self.describe, self.begin, self.abandon = self._output.describe, self._output.begin, self._output.abandon
+        self._version = RangeFile(spec.input).version if spec.source == "ranges" else None
+        if self._version and self._version.size != source.stat().st_size:
+            raise StorageError(f"{spec.input} has changed since it was fetched: start the job anew")
+        self.begin, self.abandon = self._output.begin, self._output.abandon
         self.proof_frames = self._output.proof_frames
+
+    def describe(self) -> dict[str, object]:
+        """What processors must know (``stream.json``), the version of a source that they read by ranges included."""
+        told = self._output.describe()
+        return told | {"source": self._version.to_json()} if self._version else told
 
     @property
     def durable_units(self) -> int:
@@ -180,7 +196,7 @@ class SegmentsProcessor:
         self._settings = EncodeSettings.from_json(spec.encode)
         self._target = pixel_format(stream["target"])
         self._chain = Chain(load_stages(spec, job.plugins), self._info.spec, self._target, converter)
-        self._source = source_path(spec, job)
+        self._source = open_source(spec, job, stream)
         self._out: Array = np.empty(
             (spec.chunk, self._target.samples(self._info.width, self._info.height)), self._target.dtype
         )

@@ -110,30 +110,6 @@ def test_no_server(tmp_path):
         storage.exists("http://127.0.0.1:9/x")
 
 
-@pytest.fixture(scope="module")
-def s3():
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def bucket(s3, monkeypatch):
-    import boto3
-
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="films")
-    return client
-
-
 def test_s3(tmp_path, bucket, staged):
     bucket.put_object(Bucket="films", Key="in/cat.avi", Body=b"cat")
     assert storage.exists("s3://films/in/cat.avi")

@@ -1,0 +1,120 @@
+"""Files read by range requests, from a real HTTP server on loopback and from moto's S3."""
+
+import io
+from random import Random
+
+import pytest
+from samples import write
+from servers import serving
+
+from vidcloud import storage
+from vidcloud.errors import StorageError
+from vidcloud.media.index import RunDecoder, build_index
+from vidcloud.media.probe import probe
+from vidcloud.ranges import RangeFile, Version, check_ranges
+
+BODY = Random(1).randbytes(5 * (1 << 20) + 12345)
+
+
+@pytest.fixture
+def web():
+    with serving() as handler:
+        handler.files["/a.bin"] = BODY
+        yield handler
+
+
+def test_any_place_reads_as_a_file_does(web):
+    file, true, rng = RangeFile(f"{web.url}/a.bin"), io.BytesIO(BODY), Random(2)
+    assert file.version == Version(len(BODY), '"one"')
+    for _ in range(200):
+        at, size = rng.randrange(len(BODY) + 10), rng.choice([1, 100, 70_000, 3_000_000])
+        file.seek(at)
+        true.seek(at)
+        got = b""
+        while len(got) < size and (piece := file.read(size - len(got))):
+            got += piece
+        assert got == true.read(size)
+    assert file.seek(-5, io.SEEK_END) == len(BODY) - 5
+    assert file.read() == BODY[-5:]
+    assert file.read(1) == b""
+
+
+def test_who_reads_on_asks_seldom(web):
+    file = RangeFile(f"{web.url}/a.bin")
+    assert file.readall() == BODY
+    assert len(web.asked) == 3  # one block to begin with, then four, then what is left
+    assert file.fetched == len(BODY)
+
+
+def test_a_run_far_inside_reads_a_part_of_the_video(web, tmp_path):
+    source = write(tmp_path / "v.mp4", size=(640, 360), frames=600, options={"g": "10", "crf": "1"})
+    data = source.read_bytes()
+    assert len(data) > 8 << 20
+    web.files["/v.mp4"] = data
+    info, index = probe(source), build_index(source, probe(source))
+    file = RangeFile(f"{web.url}/v.mp4")
+    args = (info, 150, index.pts[150:160], index.entries(index.pts[150]))
+    far = [f.flat.tobytes() for f in RunDecoder(file, *args)]
+    assert far == [f.flat.tobytes() for f in RunDecoder(source, *args)]
+    assert file.fetched < len(data) / 2
+
+
+def test_a_connection_that_breaks_is_tried_again(web):
+    web.breaks = 2
+    assert RangeFile(f"{web.url}/a.bin").read(10) == BODY[:10]
+
+
+def test_a_connection_that_always_breaks_is_told(web):
+    web.breaks = 1000
+    with pytest.raises(StorageError, match="the connection broke, again and again"):
+        RangeFile(f"{web.url}/a.bin")
+
+
+def test_a_server_without_ranges_is_told(web):
+    web.ranges = False
+    with pytest.raises(StorageError, match=r"gives whole files only: leave --source at share"):
+        check_ranges(f"{web.url}/a.bin")
+
+
+def test_a_file_that_changes_is_told(web):
+    file = RangeFile(f"{web.url}/a.bin")
+    web.tag = '"two"'
+    file.seek(4 << 20)
+    with pytest.raises(StorageError, match="has changed since the job began"):
+        file.read(10)
+    with pytest.raises(StorageError, match="has changed"):
+        RangeFile(f"{web.url}/a.bin", Version(len(BODY), '"one"'))
+
+
+def test_no_such_file_and_no_server(web):
+    with pytest.raises(StorageError, match="404"):
+        RangeFile(f"{web.url}/nope")
+    with pytest.raises(StorageError, match="can't reach"):
+        RangeFile("http://127.0.0.1:1/x")
+
+
+def test_what_pyav_is_told_is_what_the_storage_said(web, tmp_path):
+    """An error while FFmpeg reads is the storage's own line, not FFmpeg's."""
+    source = write(tmp_path / "v.mp4", size=(640, 360), frames=300, options={"g": "10", "crf": "1"})
+    web.files["/v.mp4"] = source.read_bytes()
+    info, index = probe(source), build_index(source, probe(source))
+    file = RangeFile(f"{web.url}/v.mp4")
+    web.tag = '"two"'
+    with pytest.raises(StorageError, match="has changed"):
+        list(RunDecoder(file, info, 150, index.pts[150:160], index.entries(index.pts[150])))
+
+
+def test_s3(bucket):
+    storage._kept_s3.cache_clear()
+    bucket.put_object(Bucket="films", Key="a.bin", Body=BODY)
+    file = RangeFile("s3://films/a.bin")
+    assert file.version.size == len(BODY)
+    file.seek(3 << 20)
+    assert file.read(9) == BODY[3 << 20 :][:9]
+    bucket.put_object(Bucket="films", Key="a.bin", Body=BODY[::-1])
+    file.seek(1 << 20)
+    with pytest.raises(StorageError, match="has changed"):
+        file.read(9)
+    with pytest.raises(StorageError, match=r"NoSuchKey|Not Found"):
+        RangeFile("s3://films/nope.bin")
+    storage._kept_s3.cache_clear()

@@ -1,0 +1,67 @@
+"""An HTTP server on loopback that serves ranges, and misbehaves when told to."""
+
+import contextlib
+import http.server
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+
+class Ranges(http.server.BaseHTTPRequestHandler):
+    """Serves bytes by range; counts them; can break off, change the file, or know no ranges."""
+
+    protocol_version = "HTTP/1.1"
+    files: dict[str, bytes] = {}
+    tag = '"one"'
+    breaks, ranges, changes_after = 0, True, 10**9
+    asked: list[str] = []
+
+    def do_HEAD(self):
+        self.send_response(200 if self.path in self.files else 404)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def do_GET(self):
+        body = self.files.get(self.path)
+        if body is None:
+            self.send_error(404)
+            return
+        cls = type(self)
+        first, last = 0, len(body) - 1
+        if self.ranges and self.headers["range"]:
+            cls.asked = [*cls.asked, self.headers["range"]]
+            first, last = map(int, self.headers["range"].removeprefix("bytes=").split("-"))
+            last = min(last, len(body) - 1)
+            self.send_response(206)
+            self.send_header("content-range", f"bytes {first}-{last}/{len(body)}")
+        else:
+            self.send_response(200)
+        piece = body[first : last + 1]
+        self.send_header("content-length", str(len(piece)))
+        self.send_header("etag", self.tag if len(self.asked) <= self.changes_after else '"another"')
+        self.end_headers()
+        if self.breaks:
+            cls.breaks -= 1
+            self.wfile.write(piece[:100])
+            self.close_connection = True
+            return
+        self.wfile.write(piece)
+
+    def log_message(self, *args):
+        pass
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[Any]:
+    """A server that answers until the block ends; its handler's class holds ``url``, files and faults."""
+    handler: Any = type("Handler", (Ranges,), {"files": {}, "asked": []})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    handler.url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield handler
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
