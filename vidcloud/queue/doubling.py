@@ -8,8 +8,6 @@ _SLOWER = 1.5
 """A unit is slow if what is left of it takes this many times what all of it takes elsewhere."""
 _WORTH_S = 0.5
 """… and no less than this: a second run must be claimed, read and written."""
-_KNOWN = 3
-"""Finished units from which on one can tell what is usual."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +39,9 @@ def slowest(running: Sequence[Running], frames: Mapping[int, int], finished: Seq
     Args:
         running: units that may have one.
         frames: how many frames a unit has.
-        finished: seconds a frame that finished units took.
+        finished: seconds a frame that finished units took; without any, nobody can tell who is slow.
     """
-    if len(finished) < _KNOWN:
+    if not finished:
         return None
     usual = statistics.median(finished)
     slow: dict[int, float] = {}

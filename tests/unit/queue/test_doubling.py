@@ -28,7 +28,7 @@ def test_the_unit_that_ends_last_is_doubled_if_it_is_slow(running, unit):
 
 
 def test_without_finished_units_nothing_is_slow():
-    assert slowest([Running(0, 100.0)], FRAMES, [0.1, 0.1]) is None
+    assert slowest([Running(0, 100.0)], FRAMES, []) is None
 
 
 def test_what_ends_in_a_moment_is_left_alone():
