@@ -12,6 +12,7 @@ import signal
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -25,6 +26,7 @@ from vidcloud.media.probe import VideoInfo, probe
 from vidcloud.planes.base import Assembly, CollectorPlane, Prepared
 from vidcloud.queue import records
 from vidcloud.queue.directory import SystemClock
+from vidcloud.queue.doubling import slowest
 from vidcloud.queue.ledger import Ledger, Result
 from vidcloud.queue.records import this_process
 
@@ -35,6 +37,9 @@ _WINDOW_MIN, _WINDOW_A_NODE = 8, 4
 """The automatic window, in chunks: enough that no node waits, and little enough for a laptop's disk."""
 _NO_NODES_S = 300.0
 """A job without a living processor for this long fails: nobody will come."""
+
+_FINISHED = 200
+"""The last finished units, by whose times the collector knows a slow one."""
 
 event = log.events("collector")
 
@@ -70,6 +75,9 @@ class Collector:
         self._next = 0
         self._paths: dict[int, Path] = {}
         self._late: dict[int, str] = {}
+        self._doubled: set[int] = set()
+        self._digests: dict[int, str] = {}
+        self._seconds_a_frame: deque[float] = deque(maxlen=_FINISHED)
         self._retired = 0
         self._have: set[int] = set()
         self._plane = self._spec.plane
@@ -192,6 +200,7 @@ class Collector:
             if now - last_progress > _PROGRESS_S:
                 last_progress = now
                 self._tell(plane)
+                self._double()
                 if self._job.cancelled:
                     raise JobCancelledError("cancelled")
                 if not self._ledger.still_mine():
@@ -217,7 +226,8 @@ class Collector:
         thread.start()
         while thread.is_alive():
             thread.join(0.05)
-            self._ledger.publish()
+            for result in self._ledger.poll():
+                self._take_result(plane, result)  # of second runs: only to be compared
             if self._job.cancelled:
                 raise JobCancelledError("cancelled")
         self._raise_failure()
@@ -283,7 +293,10 @@ class Collector:
             self._take_late(plane, result)
             return
         event("accepted", unit=result.unit, epoch=result.epoch, level=logging.DEBUG)
-        self._filtered += self._frames_of.pop(result.unit, plane.unit_frames)
+        frames = self._frames_of.pop(result.unit, plane.unit_frames)
+        self._filtered += frames
+        if result.seconds is not None:
+            self._seconds_a_frame.append(result.seconds / frames)
         self._waiting[result.unit] = self._paths[result.unit] = result.path
         if result.unit in self._late:
             self._compare(result.unit, self._late.pop(result.unit), plane)
@@ -291,18 +304,24 @@ class Collector:
             self._results.put((self._next, self._waiting.pop(self._next)))
             self._next += 1
 
+    def _double(self) -> None:
+        """Let a node with nothing to do run the slowest of the last units as well."""
+        if (unit := slowest(self._ledger.running(), self._frames_of, self._seconds_a_frame)) is not None:
+            self._ledger.double(unit)
+            self._doubled.add(unit)
+
     def _take_late(self, plane: CollectorPlane, result: Result) -> None:
-        """A result under an old epoch counts for nothing; but it must be like the one that counts."""
+        """A late result counts for nothing; but it must be like the one that counts."""
         with contextlib.suppress(FileNotFoundError, ShareError):
             digest = plane.digest(result.path)
-            if result.unit in self._paths:
+            if result.unit in self._paths or result.unit in self._digests:
                 self._compare(result.unit, digest, plane)
             else:
                 self._late[result.unit] = digest
         result.path.unlink(missing_ok=True)
 
     def _compare(self, unit: int, late: str, plane: CollectorPlane) -> None:
-        if late != plane.digest(self._paths[unit]):
+        if late != (self._digests.get(unit) or plane.digest(self._paths[unit])):
             self._differ.append(
                 f"unit {unit}: two nodes made different pixels; the filter is not deterministic or a node is bad"
             )
@@ -312,8 +331,11 @@ class Collector:
         """Remove what is safe in the encoded parts. The last unit stays: it tells a resumed collector the end."""
         last = self._ledger.offered - 1
         while self._retired < min(plane.durable_units, self._assembled, last):
+            path = self._paths.pop(self._retired, None)
+            if path is not None and self._retired in self._doubled:
+                with contextlib.suppress(FileNotFoundError, ShareError):
+                    self._digests[self._retired] = plane.digest(path)  # the other run's result may be still to come
             self._ledger.retire(self._retired)
-            self._paths.pop(self._retired, None)
             self._retired += 1
 
     def _tell(self, plane: CollectorPlane) -> None:

@@ -15,7 +15,9 @@ _POLL_S = 0.1
 _COLLECTOR_RESTARTS = 3
 _PROCESSOR_RESTARTS_A_NODE = 5
 _END_S = 10.0
-"""How long processors may take to go home by themselves after the end."""
+"""How long the collector may take to go home by itself after the end."""
+_HOME_S = 1.0
+"""… and then the processors: one may be in the middle of a unit that another has done meanwhile."""
 
 
 class Launcher:
@@ -156,7 +158,9 @@ class Launcher:
 
     def _end(self, status: Status) -> dict[str, Any]:
         deadline = time.monotonic() + (_END_S if status.state == "done" else 0)
-        while any(i.alive for i in self._cloud.describe_instances()) and time.monotonic() < deadline:
+        while (alive := [i for i in self._cloud.describe_instances() if i.alive]) and time.monotonic() < deadline:
+            if not any(i.role == "collector" for i in alive):
+                deadline = min(deadline, time.monotonic() + _HOME_S)
             time.sleep(_POLL_S / 2)
         self.terminate()
         result = self._job.result() or {}

@@ -60,8 +60,9 @@ def run_processor(job: JobDirectory, node: str) -> None:
                 _report(worker, claim, e)
             except (FileNotFoundError, LeaseLostError) as e:
                 # The unit was done by somebody else meanwhile, or must be: whatever was made here counts for nothing.
-                event("lost", unit=claim.unit, epoch=claim.epoch, why=str(e), level=logging.WARNING)
-                worker.release(claim)
+                if not worker.told.ended:
+                    event("lost", unit=claim.unit, epoch=claim.epoch, why=str(e), level=logging.WARNING)
+                    worker.release(claim)
             claim = None
     except _Drained:
         # A second SIGTERM must not interrupt the giving back.

@@ -228,7 +228,7 @@ class SegmentsProcessor:
                 times = [float(p * self._info.time_base) for p in run.pts]
                 self._chain.run(run.frames, run.first, out, run.start, times, keep=keep, step=filtered)
                 notes += [f"frame {i}: the filter failed, kept as it came ({why})" for i, why in self._chain.kept]
-            _await(waiting, step)
+            _await(waiting, partial(_further, step, stop - start))
             made.finish(stop)
             header = {"start": start, "stop": stop, "frames": made.frames, "notes": notes}
             _write(target, header, made.path.read_bytes())

@@ -1,8 +1,9 @@
 """The collector's side of the queue: offer units, accept one result of each, give away what dead nodes held.
 
-The ledger is the only one that accepts, and it accepts a result only under the unit's current epoch. It raises the
-epoch when a claim's owner shows no sign of life for a lease on the collector's own clock, when a worker reports a
-failure, or when one gives a unit back. From then on whatever the old owner publishes counts for nothing.
+The ledger is the only one that accepts, and it accepts a result only under a claim that counts. A claim counts no more
+when its owner shows no sign of life for a lease on the collector's own clock, reports a failure, or gives the unit
+back: the unit gets a higher epoch then. A unit that is doubled has two claims that count, and the first result is
+taken.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ from typing import Any, Literal
 from vidcloud.errors import JobFailedError, NotTheCollectorError, ShareError
 from vidcloud.queue import records
 from vidcloud.queue.directory import Clock, Directory
+from vidcloud.queue.doubling import Running
 from vidcloud.queue.records import Beat, Frontier, Retake, Ticket
 
 _PUBLISH_S = 0.02
@@ -40,13 +42,15 @@ class Result:
         unit: the unit's number.
         epoch: of the claim it was made under.
         path: the file.
-        accepted: True for the one that counts; False for one under an old epoch.
+        accepted: True for the one that counts; False for one under an old epoch, or of a second run.
+        seconds: how long it took from its claim, as far as the collector saw it; None for what was claimed before.
     """
 
     unit: int
     epoch: int
     path: Path
     accepted: bool
+    seconds: float | None = None
 
 
 @dataclass
@@ -69,12 +73,25 @@ class Node:
 
 
 @dataclass
+class _Hold:
+    """A claim that counts; its owner is read a little later than its name is seen."""
+
+    claimed_at: float
+    owner: str = ""
+
+
+@dataclass
 class _Unit:
-    """What the ledger knows of a unit that is not accepted."""
+    """What the ledger knows of a unit that is not accepted.
+
+    Attributes:
+        epoch: the highest that was given away; unclaimed while ``retake`` tells of it.
+        holds: the claims that count, by epoch: two while the unit is doubled.
+    """
 
     epoch: int = 1
-    owner: str = ""
-    claimed_at: float = 0.0
+    holds: dict[int, _Hold] = field(default_factory=dict)
+    doubled: bool = False
     failures: list[dict[str, Any]] = field(default_factory=list)
     deaths: int = 0
     releases: int = 0
@@ -133,6 +150,7 @@ class Ledger:
         self._epoch = 0
         self._beat = 0
         self._hint = 0
+        self._opened_at = float("inf")
         self._unread: list[str] = []
         self._unowned: list[tuple[int, int, str]] = []
         self._looked = self._published = self._sliced = self._read_at = float("-inf")
@@ -167,6 +185,7 @@ class Ledger:
         # whose claims are lost is judged only after `poll` has seen the results.
         self._read_claims(sorted(f"{records.CLAIMS}/{name}" for name in self._dir.names(records.CLAIMS)))
         self.publish(force=True)
+        self._opened_at = self._clock.monotonic()
 
     def _lock_name(self, epoch: int) -> str:
         return f"{records.COLLECTORS}/{records.unit_name(epoch)}"
@@ -221,7 +240,8 @@ class Ledger:
 
     def counts(self, unit: int, epoch: int) -> bool:
         """Whether a result of a unit that is not accepted yet would be, under this epoch."""
-        return epoch == self._unit(unit).epoch
+        state = self._unit(unit)
+        return epoch == state.epoch or epoch in state.holds
 
     def offer(self, unit: int) -> None:
         """Tell the workers that a unit is ready. Units are offered in order."""
@@ -291,14 +311,19 @@ class Ledger:
         if unit < self._first or unit in self._accepted:
             if self._accepted.get(unit) == epoch or parsed in self._late:
                 return None
-        elif epoch == self._unit(unit).epoch:
+        elif self.counts(unit, epoch):
             self._accepted[unit] = epoch
-            self._units.pop(unit)
-            self._dir.remove(records.ready_name(unit))
+            state = self._units.pop(unit)
+            if not state.doubled:  # else the other run still reads it: it goes with the job
+                self._dir.remove(records.ready_name(unit))
+            hold = state.holds.get(epoch)
+            # A claim that was not seen yet was made after the last look.
+            claimed_at = hold.claimed_at if hold else self._read_at
+            seconds = self._clock.monotonic() - claimed_at if claimed_at > self._opened_at else None
             while self._first in self._accepted:
                 self._first += 1
             self._stale = True
-            return Result(unit, epoch, path, accepted=True)
+            return Result(unit, epoch, path, accepted=True, seconds=seconds)
         elif parsed in self._late:
             return None
         self._late.add(parsed)
@@ -315,44 +340,79 @@ class Ledger:
                 continue
             self._noted.add(name)
             unit, epoch = parsed
-            if unit < self._first or unit in self._accepted or epoch != self._unit(unit).epoch:
+            if unit < self._first or unit in self._accepted or not self.counts(unit, epoch):
                 continue
             note = records.decode(self._dir.read(f"{records.NOTES}/{name}"), f"note {name}")
             if name.endswith(".failed"):
-                self._failed(unit, note)
+                self._failed(unit, epoch, note)
             else:
-                self._released(unit, note)
+                self._released(unit, epoch, note)
 
-    def _released(self, unit: int, note: dict[str, Any]) -> None:
+    def _released(self, unit: int, epoch: int, note: dict[str, Any]) -> None:
         state = self._unit(unit)
         state.releases += 1
-        self._event("released", unit=unit, epoch=state.epoch, node=note["node"])
+        self._event("released", unit=unit, epoch=epoch, node=note["node"])
         if state.releases >= _RELEASES_MAX:
             raise JobFailedError(
                 f"unit {unit} was given back {state.releases} times: its input may be missing on the share; see the "
                 "logs of the processors, then resume the job"
             )
-        self._give_away(unit)
+        self._give_away(unit, epoch)
 
-    def _failed(self, unit: int, note: dict[str, Any]) -> None:
+    def _failed(self, unit: int, epoch: int, note: dict[str, Any]) -> None:
         state = self._unit(unit)
         state.failures.append(note)
-        self._event("unit_failed", unit=unit, epoch=state.epoch, node=note["node"], error=note.get("detail", ""))
+        self._event("unit_failed", unit=unit, epoch=epoch, node=note["node"], error=note.get("detail", ""))
         if len(state.failures) < self._attempts:
-            self._give_away(unit)
+            self._give_away(unit, epoch)
         elif self._keep and not note["keep"]:
-            self._give_away(unit, keep=True)
+            self._give_away(unit, epoch, keep=True)
         else:
             raise JobFailedError(_told(state.failures))
 
-    def _give_away(self, unit: int, *, keep: bool = False) -> None:
-        """Raise a unit's epoch: what is done under the old one counts for nothing from now on."""
+    def _give_away(self, unit: int, epoch: int, *, keep: bool = False) -> None:
+        """A claim counts for nothing from now on. The unit goes to somebody else, unless another claim of it stands."""
         state = self._unit(unit)
+        state.holds.pop(epoch, None)
+        if epoch == state.epoch:
+            state.epoch, state.retake = epoch + 1, None
+        if not state.holds and state.retake is None:
+            failed = {str(f["node"]) for f in state.failures}
+            others = any(n.alive for name, n in self.nodes.items() if name not in failed)
+            state.retake = Retake(state.epoch, tuple(sorted(failed)) if others else (), keep)
+        self._stale = True
+
+    # -- second runs ---------------------------------------------------------------------------------------------------
+
+    def running(self) -> list[Running]:
+        """Units that may be doubled: none unless all units are claimed and nodes have nothing to do.
+
+        Those that failed or were lost before are left out, and so are those that were doubled.
+        """
+        busy = {hold.owner for state in self._units.values() for hold in state.holds.values()}
+        idle = any(n.alive and n.beat.unit < 0 and name not in busy for name, n in self.nodes.items())
+        waits = any(state.retake for state in self._units.values())
+        if not idle or waits or self._total is None or self._hint < self._total:
+            return []
+        now = self._clock.monotonic()
+        found = []
+        for unit, state in sorted(self._units.items()):
+            for epoch, hold in state.holds.items():
+                node = self.nodes.get(hold.owner)
+                if node is None or state.doubled or state.failures or state.deaths:
+                    continue
+                shown = (node.beat.unit, node.beat.epoch) == (unit, epoch)
+                steps, at = (node.beat.steps, node.changed) if shown else (0, now)
+                found.append(Running(unit, now - hold.claimed_at, steps, now - at))
+        return found
+
+    def double(self, unit: int) -> None:
+        """Let an idle node do a unit of `running` as well: the first result counts, and the other is late."""
+        state = self._units[unit]
+        owners = tuple(hold.owner for hold in state.holds.values())
         state.epoch += 1
-        state.owner = ""
-        failed = {str(f["node"]) for f in state.failures}
-        others = any(n.alive for name, n in self.nodes.items() if name not in failed)
-        state.retake = Retake(state.epoch, tuple(sorted(failed)) if others else (), keep)
+        state.doubled, state.retake = True, Retake(state.epoch, owners)
+        self._event("doubled", unit=unit, epoch=state.epoch, node=",".join(owners))
         self._stale = True
 
     # -- who is alive --------------------------------------------------------------------------------------------------
@@ -369,11 +429,12 @@ class Ledger:
                 if unit in self._accepted:
                     continue
                 state = self._unit(unit)
+                if epoch > state.epoch:
+                    state.holds.clear()  # an earlier collector gave it away: only the last of its claims counts
                 if epoch >= state.epoch:
                     state.epoch, state.retake = epoch, None
-                    state.owner = ""
+                    state.holds[epoch] = _Hold(self._clock.monotonic())
                     self._unowned.append((unit, epoch, f"{folder}/{name}"))
-                    state.claimed_at = self._clock.monotonic()
         claimed, before = self._claims_seen, self._hint
         self._hint = max(self._hint, self._first)
         while self._hint < self._offered and (
@@ -405,46 +466,47 @@ class Ledger:
                 return
         now = self._looked  # what was read is no older, however long the reading took
         for unit, state in sorted(self._units.items()):
-            if not state.owner:
-                if state.retake and set(state.retake.avoid) >= {n for n, s in self.nodes.items() if s.alive}:
+            if state.retake and not state.holds:
+                if set(state.retake.avoid) >= {n for n, s in self.nodes.items() if s.alive}:
                     # The nodes that were to do it instead are gone: whoever is left may try again.
                     state.retake = Retake(state.epoch, (), state.retake.keep)
                     self._stale = True
                 continue
-            node = self.nodes.get(state.owner)
-            if why := self._lost(node, unit, state, now):
-                self._take_over(unit, state, why)
+            for epoch, hold in sorted(state.holds.items()):
+                if hold.owner and (why := self._lost(unit, epoch, hold, now)):
+                    self._take_over(unit, epoch, hold.owner, why)
 
-    def _lost(self, node: Node | None, unit: int, state: _Unit, now: float) -> str:
+    def _lost(self, unit: int, epoch: int, hold: _Hold, now: float) -> str:
         """Why a claim's owner will not bring it, or ""."""
-        held_s = now - state.claimed_at
+        node = self.nodes.get(hold.owner)
+        held_s = now - hold.claimed_at
         if node is None:
             return "its node is gone" if held_s > min(1.0, self.lease_s) else ""
         if not node.alive:
             return "its node is dead"
-        if (node.beat.unit, node.beat.epoch) != (unit, state.epoch):
+        if (node.beat.unit, node.beat.epoch) != (unit, epoch):
             # The worker beats but holds something else: it lost this claim without a word.
             return (
                 "its node works on another unit"
-                if held_s > self.lease_s and node.changed > state.claimed_at + self.lease_s / 2
+                if held_s > self.lease_s and node.changed > hold.claimed_at + self.lease_s / 2
                 else ""
             )
-        if now - max(node.moved, state.claimed_at) > self._stall_s:
+        if now - max(node.moved, hold.claimed_at) > self._stall_s:
             return f"no progress for {self._stall_s:.0f} s"
         return ""
 
-    def _take_over(self, unit: int, state: _Unit, why: str) -> None:
+    def _take_over(self, unit: int, epoch: int, owner: str, why: str) -> None:
+        state = self._units[unit]
         state.deaths += 1
         self.takeovers += 1
-        self._event("takeover", unit=unit, epoch=state.epoch, node=state.owner, why=why)
+        self._event("takeover", unit=unit, epoch=epoch, node=owner, why=why)
         if state.deaths >= self._max_deaths:
             raise JobFailedError(
-                f"unit {unit} was lost {state.deaths} times (last on {state.owner}: {why}): "
+                f"unit {unit} was lost {state.deaths} times (last on {owner}: {why}): "
                 "it may be what kills the processors; see their logs"
             )
-        owner = state.owner
-        self._give_away(unit)
-        self._dir.remove(f"{records.PRIVATE}/{records.epoch_name(unit, state.epoch - 1)}.{owner}")
+        self._give_away(unit, epoch)
+        self._dir.remove(f"{records.PRIVATE}/{records.epoch_name(unit, epoch)}.{owner}")
 
     def _list_nodes(self) -> None:
         present = {n.removesuffix(".beat") for n in self._dir.names(records.WORKERS) if n.endswith(".beat")}
@@ -457,8 +519,8 @@ class Ledger:
     def _read_owner(self, unit: int, epoch: int, name: str) -> None:
         """Find who holds a claim, unless it is over already."""
         state = self._units.get(unit)
-        if state is not None and state.epoch == epoch and state.retake is None:
-            state.owner = Ticket.from_bytes(self._dir.read(name)).node
+        if state is not None and epoch in state.holds:
+            state.holds[epoch].owner = Ticket.from_bytes(self._dir.read(name)).node
 
     def _read_beat(self, name: str) -> None:
         now = self._clock.monotonic()

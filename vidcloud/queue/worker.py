@@ -87,7 +87,7 @@ class Worker:
         self._spread = 0
         self._idle_s = _IDLE_S[0]
         self._frontier = Frontier()
-        self._frontier_changed = clock.monotonic()
+        self._frontier_changed = self._asked = clock.monotonic()
         self.node = ticket.node
         directory.make(records.WORKERS)  # a processor may be there before the collector
         self._ticket = ticket
@@ -118,16 +118,22 @@ class Worker:
         """Note progress within a unit, and stop if the claim can't be trusted any more.
 
         Raises:
-            LeaseLostError: no heartbeat could be written for half a lease.
+            LeaseLostError: no heartbeat could be written for half a lease, or the job has ended: then somebody else was
+                faster in a second run of the unit.
         """
         with self._lock:
             self._at = (claim.unit, claim.epoch, steps)
             silent = self._clock.monotonic() - self._last_beat
             if claim.life != self._life or silent > self._lease_s / 2:
                 raise LeaseLostError(f"{self.node} was silent for half a lease while it held unit {claim.unit}")
+        if self._clock.monotonic() - self._asked > self.beat_interval_s:
+            self.frontier()
+        if self._frontier.ended:
+            raise LeaseLostError(f"the job has ended while {self.node} held unit {claim.unit}")
 
     def frontier(self) -> Frontier:
         """What the collector says now. A zombie collector's words are not heard."""
+        self._asked = self._clock.monotonic()
         try:
             read = Frontier.from_bytes(self._dir.read(records.FRONTIER))
         except FileNotFoundError:
@@ -155,6 +161,8 @@ class Worker:
         Costs one read of the frontier and, mostly, one link.
         """
         told = self.frontier()
+        if told.ended:
+            return None
         for unit in sorted(told.retake):
             retake = told.retake[unit]
             if unit >= told.offered:
@@ -182,7 +190,7 @@ class Worker:
         told = self._frontier
         most = told.nodes * _IDLE_A_NODE_S
         if told.total is not None and told.hint >= told.total:
-            # All is claimed: there is work again only if somebody dies, and that takes a lease to know.
+            # All is claimed: there is work again only if somebody dies or is slow, and that takes a while to know.
             most *= 4
         pause = self._idle_s
         self._idle_s = min(pause * 1.5, max(_IDLE_S[1], min(most, self._lease_s / 4)))

@@ -44,6 +44,17 @@ def test_two_results_of_a_unit_must_be_alike(tmp_path, collector, late_first, la
     assert not old.path.exists(), "what does not count is removed"
 
 
+def test_a_late_result_is_compared_after_the_one_that_counts_was_retired(tmp_path, collector):
+    """A second run may end when the first one's result has long been in a part."""
+    plane, ledger = Plane(), collector._ledger
+    collector._doubled.add(0)
+    collector._take_result(plane, result(tmp_path, 0, 2, "same", accepted=True))
+    ledger._offered, ledger._accepted, collector._assembled, plane.durable_units = 2, {0: 2}, 1, 1
+    collector._retire(plane)
+    collector._take_result(plane, result(tmp_path, 0, 1, "other", accepted=False))
+    assert len(collector._differ) == 1
+
+
 def test_results_go_to_the_encoder_in_order(tmp_path, collector):
     for unit in (2, 0, 3, 1):
         collector._take_result(Plane(), result(tmp_path, unit, 1, "x", accepted=True))
