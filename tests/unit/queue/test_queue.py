@@ -548,6 +548,33 @@ def test_false_death_makes_the_lease_longer(share, clock, ledger):
     assert ledger.lease_s == 2 * LEASE
 
 
+def test_a_collector_that_stalls_in_the_middle_of_a_sweep_takes_nobody_for_dead(share, clock, ledger, monkeypatch):
+    """It is stopped for three leases after it has read some heartbeats and before it reads the others."""
+    offer(ledger, share, 5)
+    workers = [join(share, clock, f"p{n}") for n in range(5)]
+    claims = []
+    for worker in workers:
+        claims.append(worker.claim())
+        ledger.publish(force=True)  # who knows what is claimed loses no race
+    pass_time(clock, 2, *workers, ledger=ledger)
+    read, stalled = share.read, []
+
+    def stall(name):
+        if name.endswith("p2.beat") and not stalled:
+            stalled.append(name)
+            pass_time(clock, 3 * LEASE, *workers)
+        return read(name)
+
+    monkeypatch.setattr(share, "read", stall)
+    pass_time(clock, 3, *workers, ledger=ledger)
+    assert stalled
+    assert [n.alive for n in ledger.nodes.values()] == [True] * 5
+    assert ledger.takeovers == 0
+    for worker, claim in zip(workers, claims, strict=True):
+        finish(worker, claim)
+    assert [r.accepted for r in ledger.poll()] == [True] * 5
+
+
 def test_a_second_collector_is_refused_while_the_first_lives(share, clock, ledger):
     second = make_ledger(share, clock, "collector-2")
     clock_sleep = clock.sleep
