@@ -107,26 +107,26 @@ class _Mux:
         first = next(self._parts, None)
         if first is None:
             raise MediaError(f"{self._output}: there are no frames to write")
-        with ExitStack() as stack:
-            template = stack.enter_context(av.open(io.BytesIO(first.template())))
-            source = stack.enter_context(open_input(self._source))
-            carried = plan(self._container, source, self._info)
-            self._set_shift(first)
-            options = self._options(first, source, carried)
-            try:
-                out = stack.enter_context(
-                    av.open(
-                        url(self._output),
-                        "w",
-                        format=self._container,
-                        container_options=options,
-                        metadata_errors="surrogateescape",
+        with open_input(self._source) as source:
+            with ExitStack() as stack:
+                template = stack.enter_context(av.open(io.BytesIO(first.template())))
+                carried = plan(self._container, source, self._info)
+                self._set_shift(first)
+                options = self._options(first, source, carried)
+                try:
+                    out = stack.enter_context(
+                        av.open(
+                            url(self._output),
+                            "w",
+                            format=self._container,
+                            container_options=options,
+                            metadata_errors="surrogateescape",
+                        )
                     )
-                )
-                self._write(out, source, carried, template.streams.video[0], first)
-            except (av.error.FFmpegError, ValueError) as e:
-                raise MediaError(f"{self._output} can't be written: {reason(e)}") from e
-        self._compare(first.pts[0] * first.time_base + self._shift)
+                    self._write(out, source, carried, template.streams.video[0], first)
+                except (av.error.FFmpegError, ValueError) as e:
+                    raise MediaError(f"{self._output} can't be written: {reason(e)}") from e
+            self._compare(source, first.pts[0] * first.time_base + self._shift)
         return self._report
 
     def _set_shift(self, first: Part) -> None:
@@ -284,9 +284,9 @@ class _Mux:
             self._report.copied[index] += 1
             yield packet.dts * packet.time_base, packet, streams[index]
 
-    def _compare(self, expected: Fraction) -> None:
+    def _compare(self, source: Any, expected: Fraction) -> None:
         """Say what of the source's tags did not get through; the muxers drop silently."""
-        with open_input(self._output) as out, open_input(self._source) as source:
+        with open_input(self._output) as out:
             start = out.streams.video[0].start_time
             late = float(start * out.streams.video[0].time_base - expected) if start is not None else 0.0
             if abs(late) > 0.001:

@@ -33,6 +33,12 @@ def open_collector(spec: JobSpec, job: JobDirectory, source: Path, info: "VideoI
     return FramesCollector(spec, job, source, info, choice)
 
 
+def load_processors() -> None:
+    """Import what processors need of any plane, while they wait for the collector."""
+    import vidcloud.planes.frames  # noqa: PLC0415
+    import vidcloud.planes.segments  # noqa: F401, PLC0415
+
+
 def open_processor(spec: JobSpec, job: JobDirectory) -> ProcessorPlane:
     """What a processor does for a job.
 
@@ -51,4 +57,4 @@ def open_processor(spec: JobSpec, job: JobDirectory) -> ProcessorPlane:
     return FramesProcessor(spec, job, stream)
 
 
-__all__ = ["NAMES", "CollectorPlane", "ProcessorPlane", "open_collector", "open_processor"]
+__all__ = ["NAMES", "CollectorPlane", "ProcessorPlane", "load_processors", "open_collector", "open_processor"]

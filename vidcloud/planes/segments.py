@@ -11,7 +11,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -214,21 +213,25 @@ class SegmentsProcessor:
         notes: list[str] = []
         decoding, encoding = ThreadPoolExecutor(1, "decode"), ThreadPoolExecutor(1, "encode")
         waiting: deque[Future[None]] = deque()
+
+        def shown() -> None:
+            step(len(made.frames))  # what the encoder was given; frames are filtered little before that
+
         try:
             flow = _ahead(decoder, decoding)
             for run in runs(flow, len(self._out), self._chain.halo, fmt, samples, begin=start, end=stop):
-                _await(waiting, partial(_further, step, run.start - start))  # the batch before lies in the same memory
+                _await(waiting, shown)  # the batch before lies in the same memory
                 out, own = self._out[: run.stop - run.start], run.start - run.first
 
                 def filtered(frames: int, out: Array = out, run: Run = run, own: int = own) -> None:
-                    step(run.start - start + frames)
+                    shown()
                     i = frames - 1
                     waiting.append(encoding.submit(made.add, out[i], run.pts[own + i], run.durations[own + i]))
 
                 times = [float(p * self._info.time_base) for p in run.pts]
                 self._chain.run(run.frames, run.first, out, run.start, times, keep=keep, step=filtered)
                 notes += [f"frame {i}: the filter failed, kept as it came ({why})" for i, why in self._chain.kept]
-            _await(waiting, partial(_further, step, stop - start))
+            _await(waiting, shown)
             made.finish(stop)
             header = {"start": start, "stop": stop, "frames": made.frames, "notes": notes}
             _write(target, header, made.path.read_bytes())
@@ -297,17 +300,11 @@ def _ahead(frames: Iterator[DecodedFrame], pool: ThreadPoolExecutor) -> Iterator
         yield frame
 
 
-def _await(waiting: deque[Future[None]], step: Callable[[int], None]) -> None:
+def _await(waiting: deque[Future[None]], shown: Callable[[], None]) -> None:
     """Wait until the frames that were given to the encoder are coded; show progress meanwhile."""
-    done = 0
     while waiting:
         waiting.popleft().result()
-        done += 1
-        step(done)
-
-
-def _further(step: Callable[[int], None], done: int, frames: int) -> None:
-    step(done + frames)
+        shown()
 
 
 def _write(target: Path, header: dict[str, Any], part: bytes) -> None:
