@@ -24,10 +24,15 @@ _BEAT_S = 1.0
 """… nor less often."""
 _LOOKS_A_LEASE = 20
 """How often heartbeats are read in a lease."""
+_LOOKS_AT_LEAST = 4
+_LOOK_A_NODE_S = 0.005
+"""… less often with many nodes, so that reading them leaves time for the frontier."""
 _LOOK_S = 0.5
 """… but at least this often, so that a process that died on this very host is noticed soon."""
 _SLICE_S = 0.05
 """Heartbeats are read no longer than this at a time, nor longer than half the time since."""
+_TOLD = 2048
+"""Units above the hint of which the frontier tells whether they are claimed: more than any worker's choice is wide."""
 _RELEASES_MAX = 32
 """How often a unit may be given back: draining nodes does so once each, a missing input for ever."""
 _FALSE_DEATH_GROWTH = 2.0
@@ -279,9 +284,20 @@ class Ledger:
             retake,
             self._ended,
             self.alive,
+            self._claimed(),
         )
         self._dir.replace(records.FRONTIER, frontier.to_bytes())
         self._published, self._stale = now, False
+
+    def _claimed(self) -> int:
+        """Which units above the hint are claimed: workers who knew the hint alone would try them."""
+        stop = min(self._offered, self._hint + _TOLD)
+        return sum(1 << (u - self._hint) for u in range(self._hint, stop) if self._is_claimed(u))
+
+    def _is_claimed(self, unit: int) -> bool:
+        state = self._units.get(unit)
+        given_away = state is not None and state.epoch > 1
+        return unit in self._accepted or (unit, 1) in self._claims_seen or given_away
 
     # -- what the workers did ------------------------------------------------------------------------------------------
 
@@ -425,6 +441,7 @@ class Ledger:
                 if parsed is None or parsed in self._claims_seen or parsed[0] < self._first:
                     continue
                 self._claims_seen.add(parsed)
+                self._stale = True
                 unit, epoch = parsed
                 if unit in self._accepted:
                     continue
@@ -435,11 +452,9 @@ class Ledger:
                     state.epoch, state.retake = epoch, None
                     state.holds[epoch] = _Hold(self._clock.monotonic())
                     self._unowned.append((unit, epoch, f"{folder}/{name}"))
-        claimed, before = self._claims_seen, self._hint
+        before = self._hint
         self._hint = max(self._hint, self._first)
-        while self._hint < self._offered and (
-            self._hint in self._accepted or (self._hint, 1) in claimed or self._unit(self._hint).epoch > 1
-        ):
+        while self._hint < self._offered and self._is_claimed(self._hint):
             self._hint += 1
         self._stale |= self._hint != before
         self._read_at = self._clock.monotonic()
@@ -448,7 +463,7 @@ class Ledger:
         """Read heartbeats, as many as there is time for, and when all are read see whose claims are lost."""
         began = self._clock.monotonic()
         if not self._unread:
-            if not force and began - self._looked < min(_LOOK_S, self.lease_s / _LOOKS_A_LEASE):
+            if not force and began - self._looked < self._look_s:
                 return
             self._looked = began
             self._list_nodes()
@@ -475,6 +490,12 @@ class Ledger:
             for epoch, hold in sorted(state.holds.items()):
                 if hold.owner and (why := self._lost(unit, epoch, hold, now)):
                     self._take_over(unit, epoch, hold.owner, why)
+
+    @property
+    def _look_s(self) -> float:
+        """How often heartbeats are read: of many nodes less often, for each costs an operation."""
+        often = min(_LOOK_S, self.lease_s / _LOOKS_A_LEASE)
+        return max(often, min(_LOOK_A_NODE_S * len(self.nodes), self.lease_s / _LOOKS_AT_LEAST))
 
     def _lost(self, unit: int, epoch: int, hold: _Hold, now: float) -> str:
         """Why a claim's owner will not bring it, or ""."""

@@ -112,6 +112,7 @@ class Frontier:
         offered: units below are ready.
         total: number of units, once known.
         hint: all units below are claimed.
+        claimed: of the units from ``hint`` on, bit n tells that ``hint + n`` is claimed, too.
         retake: units to do again, by number.
         ended: how the job ended, or "".
         nodes: living workers; many of them look less often.
@@ -126,6 +127,7 @@ class Frontier:
     retake: dict[int, Retake] = field(default_factory=dict)
     ended: str = ""
     nodes: int = 0
+    claimed: int = 0
 
     def to_bytes(self) -> bytes:
         """As written to the share."""
@@ -140,6 +142,7 @@ class Frontier:
                 "retake": {str(u): [r.epoch, list(r.avoid), r.keep] for u, r in self.retake.items()},
                 "ended": self.ended,
                 "nodes": self.nodes,
+                "claimed": f"{self.claimed:x}",
             }
         )
 
@@ -153,7 +156,7 @@ class Frontier:
         r = decode(data, "the frontier")
         retake = {int(u): Retake(int(e), tuple(avoid), bool(keep)) for u, (e, avoid, keep) in r["retake"].items()}
         told = (r["collector"], r["beat"], r["first"], r["offered"], r["total"], r["hint"], retake, r["ended"])
-        return cls(*told, r.get("nodes", 0))
+        return cls(*told, r.get("nodes", 0), int(r.get("claimed", "0"), 16))
 
 
 @dataclass(frozen=True)

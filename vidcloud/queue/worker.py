@@ -198,7 +198,11 @@ class Worker:
 
     def _free(self, told: Frontier) -> list[int]:
         """The lowest units that nobody is known to have claimed: as many as the herd is wide."""
-        free = (u for u in range(told.hint, told.offered) if u not in self._taken and u not in told.retake)
+        free = (
+            u
+            for u in range(told.hint, told.offered)
+            if not told.claimed >> (u - told.hint) & 1 and u not in self._taken and u not in told.retake
+        )
         # After a pause all who waited come at once.
         width = max(self._spread + 1, told.nodes if self._idle_s > _IDLE_S[0] else 0)
         return list(itertools.islice(free, width))

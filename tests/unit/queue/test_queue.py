@@ -684,8 +684,27 @@ def test_a_claim_costs_a_small_constant_number_of_operations(share, clock, ledge
     assert max(costs) <= 4, costs
 
 
+def test_the_frontier_tells_what_is_claimed_above_the_hint(share, clock, ledger, monkeypatch):
+    """Regression: workers knew the lowest free unit alone, and lost races for those above it that others had."""
+    offer(ledger, share, 6)
+    other = join(share, clock, "p1")
+    for unit in (2, 3):
+        assert other._try(unit, 1, keep=False)
+    ledger.publish(force=True)
+    worker = join(share, clock, "p2")
+    told = worker.frontier()
+    assert (told.hint, told.claimed) == (0, 0b1100)
+    worker._spread = 5
+    tried = []
+    link = worker._dir.link
+    monkeypatch.setattr(worker._dir, "link", lambda source, name: tried.append(name) or link(source, name))
+    claims = [worker.claim() for _ in range(4)]
+    assert sorted(c.unit for c in claims) == [0, 1, 4, 5]
+    assert len(tried) == 4, "no race was lost"
+
+
 def test_frontier_round_trip():
-    frontier = Frontier(3, 7, 10, 20, None, 12, {11: Retake(2, ("p1",), keep=True)}, "")
+    frontier = Frontier(3, 7, 10, 20, None, 12, {11: Retake(2, ("p1",), keep=True)}, "", 5, 0b1011)
     assert Frontier.from_bytes(frontier.to_bytes()) == frontier
 
 
