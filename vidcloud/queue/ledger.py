@@ -285,6 +285,7 @@ class Ledger:
             self._ended,
             self.alive,
             self._claimed(),
+            max(0, self.alive - sum(len(s.holds) for s in self._units.values())),
         )
         self._dir.replace(records.FRONTIER, frontier.to_bytes())
         self._published, self._stale = now, False

@@ -112,6 +112,7 @@ class Frontier:
         offered: units below are ready.
         total: number of units, once known.
         hint: all units below are claimed.
+        idle: how many of them hold no unit, as far as the collector knows.
         claimed: of the units from ``hint`` on, bit n tells that ``hint + n`` is claimed, too.
         retake: units to do again, by number.
         ended: how the job ended, or "".
@@ -128,6 +129,7 @@ class Frontier:
     ended: str = ""
     nodes: int = 0
     claimed: int = 0
+    idle: int = 0
 
     def to_bytes(self) -> bytes:
         """As written to the share."""
@@ -143,6 +145,7 @@ class Frontier:
                 "ended": self.ended,
                 "nodes": self.nodes,
                 "claimed": f"{self.claimed:x}",
+                "idle": self.idle,
             }
         )
 
@@ -156,7 +159,7 @@ class Frontier:
         r = decode(data, "the frontier")
         retake = {int(u): Retake(int(e), tuple(avoid), bool(keep)) for u, (e, avoid, keep) in r["retake"].items()}
         told = (r["collector"], r["beat"], r["first"], r["offered"], r["total"], r["hint"], retake, r["ended"])
-        return cls(*told, r.get("nodes", 0), int(r.get("claimed", "0"), 16))
+        return cls(*told, r.get("nodes", 0), int(r.get("claimed", "0"), 16), r.get("idle", 0))
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ _LOST_S, _LOST_MAX_S = 0.04, 1.0
 """The first pause after lost races, about as long as the collector takes to tell what is claimed, and the longest."""
 _TRIES = 3
 """Races lost in one look; then it is cheaper to wait until the frontier has passed what others took."""
+_CROWD = 16
+"""From how many waiting nodes on only as many try for a unit as there are units; fewer lose little by trying."""
 _SPREAD_MAX = 1023
 """Among how many units beyond the lowest a worker chooses at most."""
 
@@ -175,6 +177,8 @@ class Worker:
         for lost in range(1 if waited else _TRIES):
             if not (free := self._free(told)):
                 break
+            if told.idle > _CROWD and len(free) < told.idle * self._rng.random():
+                return None  # more nodes wait than there are units: as many try as can win
             if got := self._try(self._rng.choice(free), 1, keep=False):
                 self._spread = self._spread if lost else self._spread * 7 // 8  # one race in six is lost then
                 self._idle_s = _IDLE_S[0]
@@ -197,15 +201,13 @@ class Worker:
         return self._rng.uniform(pause / 2, pause)
 
     def _free(self, told: Frontier) -> list[int]:
-        """The lowest units that nobody is known to have claimed: as many as the herd is wide."""
+        """The lowest units that nobody is known to have claimed: as many as the herd is wide, or nodes wait."""
         free = (
             u
             for u in range(told.hint, told.offered)
             if not told.claimed >> (u - told.hint) & 1 and u not in self._taken and u not in told.retake
         )
-        # After a pause all who waited come at once.
-        width = max(self._spread + 1, told.nodes if self._idle_s > _IDLE_S[0] else 0)
-        return list(itertools.islice(free, width))
+        return list(itertools.islice(free, max(self._spread + 1, told.idle)))
 
     def _try(self, unit: int, epoch: int, *, keep: bool) -> Claim | None:
         won = self._dir.link(self._ticket_name, records.claim_name(unit, epoch))

@@ -703,8 +703,24 @@ def test_the_frontier_tells_what_is_claimed_above_the_hint(share, clock, ledger,
     assert len(tried) == 4, "no race was lost"
 
 
+def test_in_a_crowd_only_as_many_try_as_there_are_units(share, clock, ledger, monkeypatch):
+    """A hundred nodes wait for one unit: with a race each it would cost three hundred operations."""
+    workers = [join(share, clock, f"p{n}") for n in range(100)]
+    pass_time(clock, 2, *workers, ledger=ledger)
+    offer(ledger, share, 1)
+    tried = []
+    for worker in workers:
+        link = worker._dir.link
+        monkeypatch.setattr(worker._dir, "link", lambda s, n, link=link: tried.append(n) or link(s, n))
+    claims = []
+    for _ in range(20):
+        claims += [c for w in workers if (c := w.claim())]
+    assert len(claims) == 1, "and somebody does get it"
+    assert len(tried) < 100
+
+
 def test_frontier_round_trip():
-    frontier = Frontier(3, 7, 10, 20, None, 12, {11: Retake(2, ("p1",), keep=True)}, "", 5, 0b1011)
+    frontier = Frontier(3, 7, 10, 20, None, 12, {11: Retake(2, ("p1",), keep=True)}, "", 5, 0b1011, 2)
     assert Frontier.from_bytes(frontier.to_bytes()) == frontier
 
 
