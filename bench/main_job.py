@@ -190,6 +190,15 @@ def table(what, found):
     return [*lines, ""]
 
 
+def tables(record):
+    """A whole run as lines of Markdown."""
+    run = f"{record['frames']} frames 1080p, {record['rounds']} rounds, medians; {record['machine']}"
+    lines = [f"`{record['command']}`: {run}.", ""]
+    for what, found in record["filters"].items():
+        lines += table(what, found)
+    return [*lines, f"`vidcloud --help`: {statistics.median(record['help']):.3f} s of CPU (median of 11).", ""]
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
@@ -199,10 +208,13 @@ def main():
     parser.add_argument("--ways", nargs="+", choices=peers, help="only these peers, and no frames plane")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/performance.md")
     parser.add_argument("--json", type=Path, help="leave every round's numbers here, for bench/plots.py")
+    parser.add_argument("--tables", nargs="+", type=Path, metavar="FILE.json", help="run nothing: write these records")
     told = parser.parse_args()
+    if told.tables:
+        write_section("main_job", [line for path in told.tables for line in tables(json.loads(path.read_text()))])
+        return
     adopt_orphans()
     machine = f"{os.cpu_count()} cores, Python {platform.python_version()}"
-    lines = [f"{told.frames} frames 1080p, {told.rounds} rounds, medians; {machine}.", ""]
     record = {"frames": told.frames, "rounds": told.rounds, "machine": machine, "filters": {}}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -212,14 +224,12 @@ def main():
             chosen = [peer for peer in WAYS[what] if told.ways is None or peer in told.ways]
             ways = [SEGMENTS, *([] if told.ways else [FRAMES]), *chosen]
             record["filters"][what] = found = bench(what, ways, source, folder, told.frames, told.rounds)
-            made = table(what, found)
-            print("\n".join(made), flush=True)
-            lines += made
-    cpu = [measured([*VIDCLOUD, "--help"], dict(os.environ))[1] for _ in range(11)]
-    lines += [f"`vidcloud --help`: {statistics.median(cpu):.3f} s of CPU (median of 11).", ""]
-    print(lines[-2])
+            print("\n".join(table(what, found)), flush=True)
+    record["help"] = [measured([*VIDCLOUD, "--help"], dict(os.environ))[1] for _ in range(11)]
+    record["command"] = " ".join(["python bench/main_job.py", *sys.argv[1:]])
+    print(tables(record)[-2])
     if told.write:
-        write_section("main_job", lines)
+        write_section("main_job", tables(record))
     if told.json:
         told.json.write_text(json.dumps(record, indent=1) + "\n")
 
