@@ -14,6 +14,7 @@ class Ranges(http.server.BaseHTTPRequestHandler):
     files: dict[str, bytes] = {}
     tag = '"one"'
     breaks, ranges, changes_after = 0, True, 10**9
+    keeps_back = 0
     asked: list[str] = []
 
     def do_HEAD(self):
@@ -36,7 +37,7 @@ class Ranges(http.server.BaseHTTPRequestHandler):
             self.send_header("content-range", f"bytes {first}-{last}/{len(body)}")
         else:
             self.send_response(200)
-        piece = body[first : last + 1]
+        piece = body[first : last + 1 - self.keeps_back]
         self.send_header("content-length", str(len(piece)))
         self.send_header("etag", self.tag if len(self.asked) <= self.changes_after else '"another"')
         self.end_headers()

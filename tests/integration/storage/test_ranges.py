@@ -70,6 +70,12 @@ def test_a_connection_that_always_breaks_is_told(web):
         RangeFile(f"{web.url}/a.bin")
 
 
+def test_a_server_that_gives_less_than_asked_for_is_told(web):
+    web.keeps_back = 7
+    with pytest.raises(StorageError, match="1048569 bytes are another number than asked for"):
+        RangeFile(f"{web.url}/a.bin")
+
+
 def test_a_server_without_ranges_is_told(web):
     web.ranges = False
     with pytest.raises(StorageError, match=r"gives whole files only: leave --source at share"):
