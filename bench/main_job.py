@@ -196,7 +196,9 @@ def tables(record):
     lines = [f"`{record['command']}`: {run}.", ""]
     for what, found in record["filters"].items():
         lines += table(what, found)
-    return [*lines, f"`vidcloud --help`: {statistics.median(record['help']):.3f} s of CPU (median of 11).", ""]
+    if "help" in record:
+        lines += [f"`vidcloud --help`: {statistics.median(record['help']):.3f} s of CPU (median of 11).", ""]
+    return lines
 
 
 def main():

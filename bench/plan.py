@@ -70,7 +70,7 @@ def main():
         lines.append(f"| {what} | {preset} | {plane} | {nodes} | {guess:.1f} | {real:.1f} | {told_ratio} |")
     print("\n".join(lines))
     if told.write:
-        write_section("plan", [*lines, ""])
+        write_section("plan", [f"`python bench/plan.py {' '.join(sys.argv[1:])}`:", "", *lines])
 
 
 if __name__ == "__main__":

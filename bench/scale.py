@@ -1,16 +1,15 @@
 """How the queue scales: its real code, `Worker` and `Ledger`, over a simulated share and simulated time.
 
-``python bench/scale.py [--nodes 1 5 20 64 100 1000] [--hours 1 10] [--plan fixed guided] [--write] [--plot FILE.png]``. A discrete-event
+``python bench/scale.py [--nodes 1 5 20 64 100 1000] [--hours 1 10] [--plan fixed guided] [--plot FILE.png]``. A discrete-event
 simulation of the segments plane for 1080p at 25 frames a second. Roles step in the order of their local times; each call on the
-share costs its node a latency and the file server a slot. Pictures and processes' starts are not simulated. ``--write`` puts the
-table into docs/performance.md; ``--plot`` needs matplotlib (the `bench` extra).
+share costs its node a latency and the file server a slot. Pictures and processes' starts are not simulated. Ten hours on one node
+take the simulation long. ``--plot`` needs matplotlib (the `bench` extra).
 """
 
 import argparse
 import heapq
 import itertools
 import random
-import sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -435,7 +434,6 @@ def main():
     for name in ("decode-ms", "filter-ms", "encode-ms", "jitter", "latency-s", "server-ops", "lease-s", "join-s"):
         parser.add_argument(f"--{name}", type=float, default=getattr(Costs, name.replace("-", "_")))
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--write", action="store_true")
     parser.add_argument("--plot", type=Path)
     told = parser.parse_args()
     rows = []
@@ -446,12 +444,6 @@ def main():
         )  # fmt: skip
         rows.append(measured(nodes, hours, plan, costs, told))
         print("\n".join(table(rows) if len(rows) == 1 else table(rows)[-1:]), flush=True)
-    if told.write:
-        page = ROOT / "docs" / "performance.md"
-        head, mark, rest = page.read_text().partition("<!-- scale -->\n")
-        _, heading, after = rest.partition("\n## ")
-        command = " ".join(["python bench/scale.py", *sys.argv[1:]])
-        page.write_text(head + mark + "\n".join([f"`{command}`", "", *table(rows), ""]) + heading + after)
     if told.plot:
         plot(rows, told.plot)
 

@@ -14,7 +14,7 @@ class Ranges(http.server.BaseHTTPRequestHandler):
     files: dict[str, bytes] = {}
     tag = '"one"'
     breaks, ranges, changes_after = 0, True, 10**9
-    keeps_back = 0
+    keeps_back = busy = 0
     asked: list[str] = []
 
     def do_HEAD(self):
@@ -28,6 +28,10 @@ class Ranges(http.server.BaseHTTPRequestHandler):
             self.send_error(404)
             return
         cls = type(self)
+        if self.busy:
+            cls.busy -= 1
+            self.send_error(503)
+            return
         first, last = 0, len(body) - 1
         if self.ranges and self.headers["range"]:
             cls.asked = [*cls.asked, self.headers["range"]]

@@ -81,7 +81,7 @@ def plan(request: Request, nodes: Sequence[int], machine: Machine) -> Plan:
     stages = [plugins.resolve(text).stage for text in request.filters]
     settings, info = encoder_settings(request), probe(path)
     check_settings(settings, info)
-    why, frames, keys = must_be_frames(settings, request.on_damage), info.frames, []
+    why, frames, keys = must_be_frames(settings, request.on_damage, info.frames), info.frames, []
     if not why or not frames:
         try:
             index = build_index(path, info)

@@ -213,7 +213,15 @@ def _http(method: str, url: str, **kwargs: Any) -> Any:
     import urllib3  # noqa: PLC0415 - only for those who use it
 
     with _http_errors(url):
-        return urllib3.request(method, url, timeout=_TIMEOUT_S, retries=urllib3.Retry(3, backoff_factor=0.5), **kwargs)
+        return urllib3.request(method, url, timeout=_TIMEOUT_S, retries=_retries(), **kwargs)
+
+
+def _retries() -> Any:
+    import urllib3  # noqa: PLC0415
+
+    # A server that is busy or restarts says so with these; the last answer is given back as it is.
+    busy = (429, 500, 502, 503, 504)
+    return urllib3.Retry(4, backoff_factor=0.5, status_forcelist=busy, raise_on_status=False)
 
 
 @contextlib.contextmanager

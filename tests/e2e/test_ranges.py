@@ -1,5 +1,9 @@
 """An input by URL whose processors read it by ranges."""
 
+import contextlib
+import os
+import signal
+
 import pytest
 from servers import serving
 from users import same_frames
@@ -36,6 +40,25 @@ def test_a_url_that_changes_fails_the_job_with_a_line(user, web):
     assert "Traceback" not in made.err
     assert not (user.folder / "url.mkv").exists()
     assert user.processes() == []
+
+
+def test_a_resumed_job_reads_the_version_it_began_with(user, web, slow):
+    run = ("run", f"{web.url}/cat.mp4", "--filter", f"{slow}:seconds=0.1", "-o", "url.mkv", "--source", "ranges")
+    child = user.start(*run, *SEGMENTS, "--job-id", "j")
+    now = user.when("j", lambda s: s["frames"]["filtered"] >= 8)
+    child.kill()
+    child.wait()
+    for node in now["nodes"]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(node["pid"], signal.SIGKILL)
+    web.tag = '"another"'
+    made = user("resume", "j")
+    assert made.code == 1
+    assert "has changed since the job began" in made.err
+    web.tag = '"one"'
+    made = user("resume", "j")
+    assert made.code == 0, made.err
+    assert user("verify", "url.mkv").code == 0
 
 
 @pytest.mark.parametrize(

@@ -65,14 +65,22 @@ def one_encoder(settings: EncodeSettings) -> str:
     return ""
 
 
-def must_be_frames(settings: EncodeSettings, on_damage: str) -> str:
-    """Why only the frames plane gives what was asked for, or ""."""
+def must_be_frames(settings: EncodeSettings, on_damage: str, frames: int = 0) -> str:
+    """Why a job must have, or is better off with, the frames plane whatever things cost; or "".
+
+    Args:
+        settings: of the encoder.
+        on_damage: what to do about damage.
+        frames: of the video, 0 where unknown.
+    """
     codec = str(encoder_codec(settings.codec).canonical_name)
     if why := one_encoder(settings):
         return why
     if on_damage == "conceal":
         return "damage is to be concealed"
-    return "" if codec in _JOIN else f"parts of {codec} may not join"
+    if codec not in _JOIN:
+        return f"parts of {codec} may not join"
+    return f"short: under {_SHORT} frames one encoder makes the smaller file" if 0 < frames < _SHORT else ""
 
 
 def better(frames: Prediction, segments: Prediction) -> Prediction:
@@ -108,10 +116,8 @@ def choose(spec: JobSpec, job: JobDirectory, source: Path, info: VideoInfo) -> C
     if spec.plane != "auto":
         return Choice(spec.plane, "asked for")
     settings = EncodeSettings.from_json(spec.encode)
-    if why := must_be_frames(settings, spec.on_damage):
+    if why := must_be_frames(settings, spec.on_damage, info.frames):
         return Choice("frames", why)
-    if 0 < info.frames < _SHORT:
-        return Choice("frames", f"short: under {_SHORT} frames one encoder makes the smaller file")
     try:
         index = build_index(source, info)
         _try_index(source, info, index)

@@ -54,6 +54,14 @@ def open_source(spec: JobSpec, job: JobDirectory, stream: dict[str, Any]) -> Pat
     return storage.local_path(spec.input) or job.scratch / storage.name_of(spec.input)
 
 
+def _version(spec: JobSpec, job: JobDirectory) -> Version | None:
+    """Which version of the input all processors read by ranges: after a resume, that of the parts which are there."""
+    if spec.source != "ranges":
+        return None
+    stream = job.stream()
+    return RangeFile(spec.input, Version(**stream["source"]) if stream else None).version
+
+
 class SegmentsCollector:
     """What a collector does on the segments plane.
 
@@ -82,7 +90,7 @@ class SegmentsCollector:
         self.unit_frames = spec.chunk * spec.segment_chunks
         self.encoded = self.decoded = self._output.safe_frames
         self.estimate = len(self._index.pts)
-        self._version = RangeFile(spec.input).version if spec.source == "ranges" else None
+        self._version = _version(spec, job)
         if self._version and self._version.size != source.stat().st_size:
             raise StorageError(f"{spec.input} has changed since it was fetched: start the job anew")
         self.begin, self.abandon = self._output.begin, self._output.abandon

@@ -64,6 +64,11 @@ def test_a_connection_that_breaks_is_tried_again(web):
     assert RangeFile(f"{web.url}/a.bin").read(10) == BODY[:10]
 
 
+def test_a_busy_server_is_asked_again(web):
+    web.busy = 2
+    assert RangeFile(f"{web.url}/a.bin").read(10) == BODY[:10]
+
+
 def test_a_connection_that_always_breaks_is_told(web):
     web.breaks = 1000
     with pytest.raises(StorageError, match="the connection broke, again and again"):
