@@ -84,7 +84,7 @@ class Collector:
         self._own: tempfile.TemporaryDirectory[str] | None = None
         self._assembled = 0
         self._frames_of: dict[int, int] = {}
-        self._filtered = 0
+        self._frames = self._filtered = 0
         self._differ: list[str] = []
         self._moved = threading.Condition()
         self._stopping = False
@@ -285,6 +285,7 @@ class Collector:
                     self._ledger.close(self._ledger.offered)
                     return True
                 self._frames_of[prepared.unit] = prepared.frames
+                self._frames += prepared.frames
                 self._ledger.offer(prepared.unit)
         return busy
 
@@ -340,10 +341,11 @@ class Collector:
 
     def _tell(self, plane: CollectorPlane) -> None:
         frames = {
-            "total": plane.decoded if self._ledger.closed else max(plane.estimate, plane.decoded),
+            "total": self._frames if self._ledger.closed else max(plane.estimate, self._frames),
             "exact": self._ledger.closed,
             "decoded": plane.decoded,
             "filtered": self._filtered,
+            "working": self._working(),
             "encoded": plane.encoded,
         }
         nodes = [
@@ -363,6 +365,14 @@ class Collector:
                 "collector": {"id": self._node, "pid": os.getpid(), "address": "127.0.0.1"},
             }
         )
+
+    def _working(self) -> int:
+        """Frames done in units that are not finished; of two runs of a unit the faster one's."""
+        done: dict[int, int] = {}
+        for node in self._ledger.nodes.values():
+            frames = self._frames_of.get(node.beat.unit, 0) if node.alive else 0
+            done[node.beat.unit] = max(done.get(node.beat.unit, 0), min(node.beat.steps, frames))
+        return sum(done.values())
 
     # -- the end -------------------------------------------------------------------------------------------------------
 

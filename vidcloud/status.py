@@ -48,6 +48,7 @@ class Status:
         exact: whether ``total`` is exact.
         decoded: frames decoded.
         filtered: frames whose results are accepted.
+        working: frames done in units that are not finished.
         encoded: frames encoded.
         takeovers: units taken from dead or stuck nodes.
         nodes: all nodes, also those that ended.
@@ -64,6 +65,7 @@ class Status:
     exact: bool
     decoded: int
     filtered: int
+    working: int
     encoded: int
     takeovers: int
     nodes: tuple[NodeStatus, ...]
@@ -87,6 +89,7 @@ class Status:
                 "total": self.total,
                 "decoded": self.decoded,
                 "filtered": self.filtered,
+                "working": self.working,
                 "encoded": self.encoded,
             },
             "takeovers": self.takeovers,
@@ -124,6 +127,7 @@ def snapshot(job: JobDirectory, instances: Sequence[Instance] = ()) -> Status:
         exact=done or bool(frames.get("exact")),
         decoded=counts["decoded"],
         filtered=counts["filtered"],
+        working=0 if result else int(frames.get("working", 0)),
         encoded=counts["encoded"],
         takeovers=int((result or progress).get("takeovers", 0)),
         nodes=tuple(_node(i, told, ended=result is not None) for i in instances),

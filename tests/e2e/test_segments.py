@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from users import same_frames
+from users import frames_of, same_frames
 
 KINDS = [
     "bframes.mp4", "open-gop.mp4", "open-gop-hevc.mp4", "long-gop.mkv", "ffv1-yuv422p.mkv", "vfr.mp4", "vfr-90k.mp4",
@@ -91,3 +91,15 @@ def test_a_killed_job_is_resumed(user, samples, slow):
     assert user("resume", "j").code == 0
     user.run(samples("long-gop.mkv"), "--filter", f"{slow}:seconds=0", "-o", "quiet.mkv", "--codec", "ffv1")
     same_frames(user.folder / "out.mkv", user.folder / "quiet.mkv")
+
+
+def test_progress_within_segments_is_told(user, samples, slow):
+    """Regression: until the first segment was finished, the bars stood at 0 of ?."""
+    source = samples("bframes.mp4")
+    child = user.start("run", source, "-o", "out.mkv", "--filter", f"{slow}:seconds=0.2", "--plane", "segments", "--lease", 1,
+                       "--codec", "ffv1", "--job-id", "j")  # fmt: skip
+    now = user.when("j", lambda s: s["frames"]["working"] > 0)
+    assert now["frames"]["filtered"] == 0
+    assert now["frames"]["total"] == len(frames_of(source)[0])
+    _, err = child.communicate(timeout=120)
+    assert child.returncode == 0, err

@@ -153,7 +153,8 @@ def test_the_default_output_and_json(user, clip):
     assert told["output"] == str(user.folder / "cat.invert.mp4")
     status = user.status(told["job"])
     assert status["state"] == "done"
-    assert status["frames"] == dict.fromkeys(["total", "decoded", "filtered", "encoded"], told["frames"])
+    frames = dict.fromkeys(["total", "decoded", "filtered", "encoded"], told["frames"]) | {"working": 0}
+    assert status["frames"] == frames
     assert {"id", "role", "state", "address", "pid", "chunks"} == set(status["nodes"][0])
     assert [j["job"] for j in user("jobs", "--json").json] == [told["job"]]
     assert user("logs", told["job"], "processor-1").out.splitlines()[0].endswith("node=processor-1")

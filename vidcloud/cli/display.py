@@ -51,7 +51,7 @@ def line(status: Status, fps: float = 0.0) -> str:
     total = f"{status.total}" if status.exact else f"about {status.total}" if status.total else "?"
     nodes = sum(n.alive for n in status.nodes if n.role == "processor")
     told = (
-        f"{status.job} {status.state}: decoded {status.decoded}, filtered {status.filtered}, "
+        f"{status.job} {status.state}: decoded {_decoded(status)}, filtered {status.filtered + status.working}, "
         f"encoded {status.encoded} of {total}, {nodes} nodes"
     )
     if fps:
@@ -59,6 +59,16 @@ def line(status: Status, fps: float = 0.0) -> str:
     if status.takeovers:
         told += f", {status.takeovers} takeovers"
     return told
+
+
+def _decoded(status: Status) -> int:
+    """On the segments plane those who filter decode, and tell how far they are."""
+    return max(status.decoded, status.filtered + status.working)
+
+
+def _moving(status: Status) -> int:
+    """What the rate is of: frames are encoded one by one on the frames plane, and a segment at once on the other."""
+    return status.filtered + status.working if status.plane == "segments" else status.encoded
 
 
 class _Rate:
@@ -80,7 +90,7 @@ def _plain() -> Callable[[Status], None]:
 
     def show(status: Status) -> None:
         nonlocal last, said
-        fps, now = rate(status.encoded), time.monotonic()
+        fps, now = rate(_moving(status)), time.monotonic()
         if now - last < _LINE_S and not (status.ended and said):
             return
         last = now
@@ -114,14 +124,19 @@ def _bars() -> Iterator[tuple[Callable[[Status], None], Callable[[str], None]]]:
 
         def show(status: Status) -> None:
             total = f"{status.total}" if status.exact else f"~{status.total}"
+            done_of = {
+                "decoded": _decoded(status),
+                "filtered": status.filtered + status.working,
+                "encoded": status.encoded,
+            }
             for name, task in tasks.items():
-                done = getattr(status, name)
+                done = done_of[name]
                 progress.update(task, completed=done, total=max(status.total, 1), told=total if status.total else "?")
-            fps = rate(status.encoded)
+            fps = rate(_moving(status))
             alive = sum(n.alive for n in status.nodes if n.role == "processor")
             parts = [status.job, status.state, f"{fps:.1f} fps", f"{alive} nodes", f"{status.takeovers} takeovers"]
             if fps > 0 and status.total and not status.ended:
-                left = max(0, status.total - status.encoded) / fps
+                left = max(0, status.total - _moving(status)) / fps
                 parts.insert(3, f"ETA {int(left) // 60}:{int(left) % 60:02d}")
             foot.plain = "  ".join(parts)
             if status.ended:
