@@ -2,6 +2,8 @@
 
 import json
 
+import cv2
+import numpy as np
 import pytest
 from samples import write
 
@@ -39,6 +41,15 @@ def test_a_plan_as_json_and_its_limits(user, long):
     assert told["frames"] == 320
     assert [(r["nodes"], r["bottleneck"]) for r in told["rows"]] == [(2, "the share")]
     assert {r["plane"] for r in told["rows"] + told["others"]} == {"frames", "segments"}
+
+
+def test_a_plan_is_drawn(user, long):
+    made = user("plan", long, "--filter", "invert", "--nodes", "1,5,20", "--cloud", "machines", "--plot", "plan.png")
+    assert made.code == 0, made.err
+    drawn = cv2.imread(str(user.folder / "plan.png"))
+    assert drawn.shape[0] > 300
+    assert len(np.unique(drawn)) > 20
+    assert user("plan", long, "--filter", "invert", "--nodes", "1", "--plot", "no/where.png").code == 2
 
 
 def test_a_plan_says_what_rules_segments_out(user, long):
