@@ -37,9 +37,9 @@ def run_processor(job: JobDirectory, node: str) -> None:
     threading.Thread(target=_beat, args=(worker, stop), name="heartbeat", daemon=True).start()
     signal.signal(signal.SIGTERM, _drain)
     event("started", job=job.id, node=node)
-    planes.load_processors()
     claim: Claim | None = None
     try:
+        planes.load_processors()
         plane = None
         while True:
             claim = worker.claim()

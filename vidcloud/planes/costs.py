@@ -23,6 +23,8 @@ from vidcloud.media.settings import EncodeSettings, resolve
 from vidcloud.pixels import Array, PixelFormat, pixel_format
 
 _FRAMES = 48
+_BYTES = 256e6
+"""… or as many as fit in this, for large pictures; they are held as decoded and as filtered."""
 _AT = 0.3
 """Where in the video the sample lies: beginnings are often black, which costs little."""
 
@@ -97,7 +99,8 @@ def measure(
 
 def _decode(source: Path, info: VideoInfo, limit_s: float) -> tuple[Array, list[int], float, float]:
     fmt = pixel_format(info.storage)
-    shown: Array = np.empty((_FRAMES, fmt.samples(info.width, info.height)), fmt.dtype)
+    wanted = max(1, min(_FRAMES, int(_BYTES / fmt.frame_bytes(info.width, info.height))))
+    shown: Array = np.empty((wanted, fmt.samples(info.width, info.height)), fmt.dtype)
     read, pts, size = reader(info.pix_fmt, info.storage), list[int](), 0
     with open_input(source) as container:
         stream = container.streams[info.stream]
@@ -110,11 +113,11 @@ def _decode(source: Path, info: VideoInfo, limit_s: float) -> tuple[Array, list[
             for packet in container.demux(stream):
                 size += packet.size
                 for frame in stream.decode(packet):
-                    if frame.pts is None or frame.format.name != info.pix_fmt or len(pts) == _FRAMES:
+                    if frame.pts is None or frame.format.name != info.pix_fmt or len(pts) == wanted:
                         continue
                     read(frame, shown[len(pts)])
                     pts.append(frame.pts)
-                if len(pts) == _FRAMES or (len(pts) > 2 and time.process_time() - began > limit_s):
+                if len(pts) == wanted or (len(pts) > 2 and time.process_time() - began > limit_s):
                     break
         spent = time.process_time() - began
         stream.codec_context.flush_buffers()

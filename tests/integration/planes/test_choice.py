@@ -81,6 +81,11 @@ def test_a_filter_that_raises_does_not_stop_the_measurement(tmp_path, long, monk
     assert costs.encode > 0
 
 
+def test_of_large_pictures_fewer_are_held(tmp_path, long, monkeypatch):
+    monkeypatch.setattr("vidcloud.planes.costs._BYTES", 5.5 * 64 * 48 * 3 // 2)
+    assert measure(long, probe(long), EncodeSettings("ffv1"), [], tmp_path).frames == 5
+
+
 def test_every_stage_costs_something_and_nothing_is_left(tmp_path, long):
     costs = measure(long, probe(long), EncodeSettings("libx264", 20.0, "veryfast"), [], tmp_path)
     assert min(costs.decode, costs.filter, costs.encode, costs.move, costs.read, costs.coded) > 0
