@@ -1,5 +1,6 @@
 """Whole jobs through the command line, as a user runs them; each test has a share of its own and leaves no process."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,15 +52,48 @@ def uneven(user: User) -> str:
     return "./uneven.py:uneven"
 
 
+class Gates:
+    """Where a job's frames wait for a test: whatever the machine's load, a job is no further than the test lets it.
+
+    The filter inverts. Frames from number ``hold`` on wait until `open`; frame ``last`` waits until `finish`.
+    """
+
+    def __init__(self, user: User) -> None:
+        self._user, self._folder = user, user.share / "gates"
+        self._folder.mkdir(parents=True)
+        (user.folder / "gated.py").write_text(
+            "import os, time\n"
+            "from pathlib import Path\n"
+            "from vidcloud.filter import YUV, frame_filter, param\n"
+            "GATES = Path(os.environ['VIDCLOUD_SHARE'], 'gates')\n"
+            "@frame_filter(formats=YUV)\n"
+            "def gated(frame, *, at, hold: int = param(1 << 30), last: int = param(-1), seconds: float = param(0.0)):\n"
+            "    time.sleep(seconds)\n"
+            "    if at.frame >= hold:\n"
+            "        (GATES / f'held.{os.getpid()}').touch()\n"
+            "    while at.frame >= hold and not (GATES / 'open').exists():\n"
+            "        time.sleep(0.02)\n"
+            "    while at.frame == last and not (GATES / 'finish').exists():\n"
+            "        time.sleep(0.02)\n"
+            "    return type(frame)(*(255 - plane for plane in frame))\n"
+        )
+        self.filter = "./gated.py:gated"
+
+    def held(self, count: int, timeout: float = 120) -> list[int]:
+        """Processes that wait at the first gate with a unit in their hands, once there are so many."""
+        deadline = time.monotonic() + timeout
+        while len(found := sorted(self._folder.glob("held.*"))) < count:
+            assert time.monotonic() < deadline, f"only {len(found)} at the gate\n{self._user('logs', 'j').out}"
+            time.sleep(0.02)
+        return [int(p.suffix[1:]) for p in found]
+
+    def open(self) -> None:
+        (self._folder / "open").touch()
+
+    def finish(self) -> None:
+        (self._folder / "finish").touch()
+
+
 @pytest.fixture
-def slow(user: User) -> str:
-    """A filter that takes its time, so that something can happen meanwhile; the picture is inverted."""
-    (user.folder / "slow.py").write_text(
-        "import time\n"
-        "from vidcloud.filter import YUV, frame_filter, param\n"
-        "@frame_filter(formats=YUV)\n"
-        "def slow(frame, *, seconds: float = param(0.02, low=0)):\n"
-        "    time.sleep(seconds)\n"
-        "    return type(frame)(*(255 - plane for plane in frame))\n"
-    )
-    return "./slow.py:slow"
+def gates(user: User) -> Gates:
+    return Gates(user)

@@ -17,7 +17,7 @@ def test_a_job_ends_without_its_slow_node(user, clip, uneven, plane):
     args = ("--codec", "ffv1", "--chunk", 1 if plane == "segments" else 3, "--window", 60, "--plane", plane)
     told = user.run(
         clip, "--filter", f"{uneven}:until= ended state=done", *args, "--nodes", 2, "-o", "out.mkv", "--job-id", "j",
-        "--lease", 2,
+        "--lease", 10,
     )  # fmt: skip
     assert told["takeovers"] == 0
     assert " doubled unit=0 epoch=2 " in user("logs", "j").out
@@ -35,7 +35,7 @@ def test_results_of_two_runs_that_differ_are_reported(user, clip, uneven):
     told = user.run(
         clip, "--filter",
         f"{uneven}:until=accepted unit=0 epoch=2,differs=1,last=59,then=late_result unit=0 epoch=1",
-        "--codec", "ffv1", "--chunk", 3, "--window", 60, "--nodes", 3, "-o", "out.mkv", "--job-id", "j", "--lease", 2,
+        "--codec", "ffv1", "--chunk", 3, "--window", 60, "--nodes", 3, "-o", "out.mkv", "--job-id", "j", "--lease", 10,
         env={"VIDCLOUD_VERBOSE": "1"},
     )  # fmt: skip
     assert not (user.folder / "waited").exists()

@@ -18,15 +18,16 @@ def web(samples):
         yield handler
 
 
-def test_a_url_by_ranges_gives_what_the_file_gives(user, web, samples, slow):
-    child = user.start("run", f"{web.url}/cat.mp4", "--filter", f"{slow}:seconds=0.1", "-o", "url.mkv", "--source", "ranges",
+def test_a_url_by_ranges_gives_what_the_file_gives(user, web, samples, gates):
+    child = user.start("run", f"{web.url}/cat.mp4", "--filter", f"{gates.filter}:hold=8", "-o", "url.mkv", "--source", "ranges",
                        *SEGMENTS, "--job-id", "j")  # fmt: skip
     user.when("j", lambda s: s["frames"]["filtered"] >= 8)
     assert not list((user.share / "jobs/j").rglob("cat.mp4*")), "no copy lies on the share"
+    gates.open()
     _, err = child.communicate(timeout=120)
     assert child.returncode == 0, err
     assert web.asked
-    user.run(samples("bframes.mp4"), "--filter", f"{slow}:seconds=0", "-o", "file.mkv", *SEGMENTS)
+    user.run(samples("bframes.mp4"), "--filter", gates.filter, "-o", "file.mkv", *SEGMENTS)
     same_frames(user.folder / "url.mkv", user.folder / "file.mkv")
     assert user("verify", "url.mkv").code == 0
     assert user.processes() == []
@@ -42,8 +43,8 @@ def test_a_url_that_changes_fails_the_job_with_a_line(user, web):
     assert user.processes() == []
 
 
-def test_a_resumed_job_reads_the_version_it_began_with(user, web, slow):
-    run = ("run", f"{web.url}/cat.mp4", "--filter", f"{slow}:seconds=0.1", "-o", "url.mkv", "--source", "ranges")
+def test_a_resumed_job_reads_the_version_it_began_with(user, web, gates):
+    run = ("run", f"{web.url}/cat.mp4", "--filter", f"{gates.filter}:hold=8", "-o", "url.mkv", "--source", "ranges")
     child = user.start(*run, *SEGMENTS, "--job-id", "j")
     now = user.when("j", lambda s: s["frames"]["filtered"] >= 8)
     child.kill()
@@ -51,6 +52,7 @@ def test_a_resumed_job_reads_the_version_it_began_with(user, web, slow):
     for node in now["nodes"]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(node["pid"], signal.SIGKILL)
+    gates.open()
     web.tag = '"another"'
     made = user("resume", "j")
     assert made.code == 1

@@ -61,45 +61,48 @@ def test_encoders_join(user, samples, codec, output, more):
     assert checked.code == 0, checked.out
 
 
-def test_kill_and_zombie(user, samples, slow):
+def test_kill_and_zombie(user, samples, gates):
     """Promises 1, 3 and 4 hold on this plane, too."""
     args = ("--plane", "segments", "--chunk", 2, "--segment-chunks", 2, "--codec", "ffv1")
-    child = user.start("run", samples("long-gop.mkv"), "--filter", f"{slow}:seconds=0.1", "-o", "out.mkv", "--nodes", 3,
-                       "--job-id", "j", "--lease", 1, "--json", *args)  # fmt: skip
-    now = user.when("j", lambda s: s["frames"]["encoded"] >= 4)
-    victims = [n["pid"] for n in now["nodes"] if n["role"] == "processor" and n["state"] == "running"]
-    os.kill(victims[0], signal.SIGKILL)
-    os.kill(victims[1], signal.SIGSTOP)
+    child = user.start("run", samples("long-gop.mkv"), "--filter", f"{gates.filter}:hold=8,last=59", "-o", "out.mkv",
+                       "--nodes", 3, "--job-id", "j", "--lease", 3, "--json", *args)  # fmt: skip
+    killed, stopped, _ = gates.held(3)
+    os.kill(killed, signal.SIGKILL)
+    os.kill(stopped, signal.SIGSTOP)
+    gates.open()
     user.when("j", lambda s: s["takeovers"] >= 2)
-    os.kill(victims[1], signal.SIGCONT)
-    _, err = child.communicate(timeout=120)
+    os.kill(stopped, signal.SIGCONT)
+    gates.finish()
+    _, err = child.communicate(timeout=240)
     assert child.returncode == 0, err
-    user.run(samples("long-gop.mkv"), "--filter", f"{slow}:seconds=0", "-o", "quiet.mkv", "--codec", "ffv1")
+    user.run(samples("long-gop.mkv"), "--filter", gates.filter, "-o", "quiet.mkv", "--codec", "ffv1")
     same_frames(user.folder / "out.mkv", user.folder / "quiet.mkv")
     assert user.processes() == []
 
 
-def test_a_killed_job_is_resumed(user, samples, slow):
+def test_a_killed_job_is_resumed(user, samples, gates):
     args = ("--plane", "segments", "--chunk", 2, "--segment-chunks", 2, "--codec", "ffv1")
-    child = user.start("run", samples("long-gop.mkv"), "--filter", f"{slow}:seconds=0.05", "-o", "out.mkv", "--nodes", 2,
+    child = user.start("run", samples("long-gop.mkv"), "--filter", f"{gates.filter}:last=59", "-o", "out.mkv", "--nodes", 2,
                        "--job-id", "j", *args)  # fmt: skip
     now = user.when("j", lambda s: s["frames"]["encoded"] >= 12)
     child.kill()
     child.wait()
     for node in now["nodes"]:
         os.kill(node["pid"], signal.SIGKILL)
+    gates.finish()
     assert user("resume", "j").code == 0
-    user.run(samples("long-gop.mkv"), "--filter", f"{slow}:seconds=0", "-o", "quiet.mkv", "--codec", "ffv1")
+    user.run(samples("long-gop.mkv"), "--filter", gates.filter, "-o", "quiet.mkv", "--codec", "ffv1")
     same_frames(user.folder / "out.mkv", user.folder / "quiet.mkv")
 
 
-def test_progress_within_segments_is_told(user, samples, slow):
+def test_progress_within_segments_is_told(user, samples, gates):
     """Regression: until the first segment was finished, the bars stood at 0 of ?."""
     source = samples("bframes.mp4")
-    child = user.start("run", source, "-o", "out.mkv", "--filter", f"{slow}:seconds=0.2", "--plane", "segments", "--lease", 1,
-                       "--codec", "ffv1", "--job-id", "j")  # fmt: skip
+    child = user.start("run", source, "-o", "out.mkv", "--filter", f"{gates.filter}:hold=3", "--plane", "segments",
+                       "--codec", "ffv1", "--job-id", "j", "--chunk", 2)  # fmt: skip
     now = user.when("j", lambda s: s["frames"]["working"] > 0)
     assert now["frames"]["filtered"] == 0
     assert now["frames"]["total"] == len(frames_of(source)[0])
+    gates.open()
     _, err = child.communicate(timeout=120)
     assert child.returncode == 0, err

@@ -76,10 +76,11 @@ def test_an_output_that_exists(user, clip):
     assert (user.folder / "out.mp4").read_bytes()[4:8] == b"ftyp"
 
 
-def test_an_output_that_appears_meanwhile_is_not_replaced(user, clip, slow):
-    child = user.start("run", clip, "--filter", f"{slow}:seconds=0.05", "-o", "out.mp4", "--job-id", "j")
+def test_an_output_that_appears_meanwhile_is_not_replaced(user, clip, gates):
+    child = user.start("run", clip, "--filter", f"{gates.filter}:hold=3", "-o", "out.mp4", "--job-id", "j")
     user.when("j", lambda s: s["state"] == "running")
     (user.folder / "out.mp4").write_text("mine")
+    gates.open()
     _, err = child.communicate(timeout=60)
     assert child.returncode == 1
     assert "has appeared meanwhile" in err
