@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Ranges(http.server.BaseHTTPRequestHandler):
-    """Serves bytes by range; counts them; can break off, change the file, or know no ranges."""
+    """Serves bytes by range; counts them; can break off, change the file, know no ranges, or wait."""
 
     protocol_version = "HTTP/1.1"
     files: dict[str, bytes] = {}
@@ -16,6 +16,7 @@ class Ranges(http.server.BaseHTTPRequestHandler):
     breaks, ranges, changes_after = 0, True, 10**9
     keeps_back = busy = 0
     asked: list[str] = []
+    wait: threading.Event
 
     def do_HEAD(self):
         self.send_response(200 if self.path in self.files else 404)
@@ -28,6 +29,7 @@ class Ranges(http.server.BaseHTTPRequestHandler):
             self.send_error(404)
             return
         cls = type(self)
+        self.wait.wait()
         if self.busy:
             cls.busy -= 1
             self.send_error(503)
@@ -59,7 +61,8 @@ class Ranges(http.server.BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def serving() -> Iterator[Any]:
     """A server that answers until the block ends; its handler's class holds ``url``, files and faults."""
-    handler: Any = type("Handler", (Ranges,), {"files": {}, "asked": []})
+    handler: Any = type("Handler", (Ranges,), {"files": {}, "asked": [], "wait": threading.Event()})
+    handler.wait.set()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -67,6 +70,7 @@ def serving() -> Iterator[Any]:
     try:
         yield handler
     finally:
+        handler.wait.set()
         server.shutdown()
         thread.join()
         server.server_close()

@@ -33,6 +33,7 @@ from vidcloud.queue.records import this_process
 _POLL_S = (0.005, 0.1)
 """The first and the longest pause of a collector to which nothing happens."""
 _PROGRESS_S = 0.25
+_BEAT_S = 1.0
 _WINDOW_MIN, _WINDOW_A_NODE = 8, 4
 """The automatic window, in chunks: enough that no node waits, and little enough for a laptop's disk."""
 _NO_NODES_S = 300.0
@@ -90,7 +91,7 @@ class Collector:
         self._stopping = False
         self._failure: BaseException | None = None
         self._began = time.time()
-        self._ledger_opened = False
+        self._mine = False
 
     def run(self) -> dict[str, Any]:
         """Bring the job to its end.
@@ -108,8 +109,11 @@ class Collector:
         plane: CollectorPlane | None = None
         how: Literal["done", "failed", "cancelled"] = "failed"
         try:
-            source = self._fetch()
-            plane = planes.open_collector(self._spec, self._job, source, info := probe(str(source)))
+            self._ledger.take()
+            self._mine = True
+            with self._beating():
+                source = self._fetch()
+                plane = planes.open_collector(self._spec, self._job, source, info := probe(str(source)))
             self._open(plane)
             staged = storage.staging(self._spec.output, self._job.scratch, self._spec.id)
             plane.begin(staged)
@@ -137,10 +141,10 @@ class Collector:
             if staged is not None:
                 with contextlib.suppress(OSError):
                     staged.unlink(missing_ok=True)
-        if how == "failed" and self._ledger_opened and not self._ledger.still_mine():
+        if how == "failed" and self._mine and not self._ledger.still_mine():
             raise NotTheCollectorError("another collector has taken this job over")
         self._job.write_result(result)
-        if self._ledger_opened:
+        if self._mine:
             with contextlib.suppress(OSError, VidcloudError):
                 self._ledger.end(how)
         event("ended", state=result["state"], cpu_s=round(time.process_time(), 2))
@@ -155,11 +159,28 @@ class Collector:
         event("input", url=self._spec.input)
         return path
 
+    @contextlib.contextmanager
+    def _beating(self) -> Iterator[None]:
+        """Show that the collector lives while it does nothing with the ledger: fetching or measuring may take long."""
+        stop = threading.Event()
+
+        def beat() -> None:
+            while not stop.wait(_BEAT_S):
+                with contextlib.suppress(OSError, VidcloudError):  # the share's trouble shows where results are taken
+                    self._ledger.publish()
+
+        thread = threading.Thread(target=beat, name="beat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
     def _open(self, plane: CollectorPlane) -> None:
         self._next = self._retired = self._assembled = plane.durable_units
         self._filtered = plane.encoded
         self._ledger.open(first=plane.durable_units)
-        self._ledger_opened = True
         self._have = self._results_that_count(plane)
         self._job.write_stream(plane.describe())
         self._plane = plane.choice.plane

@@ -8,6 +8,8 @@ import pytest
 from servers import serving
 from users import same_frames
 
+from vidcloud.queue.records import Frontier
+
 SEGMENTS = ("--plane", "segments", "--chunk", 4, "--segment-chunks", 2, "--nodes", 2, "--codec", "ffv1")
 
 
@@ -31,6 +33,20 @@ def test_a_url_by_ranges_gives_what_the_file_gives(user, web, samples, gates):
     same_frames(user.folder / "url.mkv", user.folder / "file.mkv")
     assert user("verify", "url.mkv").code == 0
     assert user.processes() == []
+
+
+def test_an_input_that_takes_longer_than_the_dead_man_time(user, web):
+    """Regression: a collector showed no sign of life while it fetched or measured, and processors went home."""
+    web.wait.clear()
+    child = user.start(
+        "run", f"{web.url}/cat.mp4", "--filter", "invert", "-o", "url.mkv", "--dead-man", 2, "--job-id", "j"
+    )
+    frontier = user.share / "jobs/j/frontier"
+    user.when("j", lambda _: frontier.exists() and Frontier.from_bytes(frontier.read_bytes()).beat > 4)
+    web.wait.set()
+    _, err = child.communicate(timeout=120)
+    assert child.returncode == 0, err
+    assert "dead_man" not in user("logs", "j").out
 
 
 def test_a_url_that_changes_fails_the_job_with_a_line(user, web):

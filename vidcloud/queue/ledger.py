@@ -165,11 +165,8 @@ class Ledger:
 
     # -- the collector's own claim -------------------------------------------------------------------------------------
 
-    def open(self, first: int = 0) -> None:
-        """Become the job's collector.
-
-        Args:
-            first: units below it are accepted for good; those from it on are found from what the share holds.
+    def take(self) -> None:
+        """Become the job's collector. Workers see that it lives, and wait; `publish` shows it from time to time.
 
         Raises:
             NotTheCollectorError: another collector is at work on this job.
@@ -184,6 +181,19 @@ class Ledger:
         if not self._dir.link(f"{records.WORKERS}/{self._ticket.node}.ticket", self._lock_name(previous + 1)):
             raise NotTheCollectorError("another collector has just taken this job over")
         self._epoch = previous + 1
+        self.publish(force=True)
+
+    def open(self, first: int = 0) -> None:
+        """Begin to take results and to give units away, as the job's collector.
+
+        Args:
+            first: units below it are accepted for good; those from it on are found from what the share holds.
+
+        Raises:
+            NotTheCollectorError: another collector is at work on this job.
+        """
+        if not self._epoch:
+            self.take()
         self._first = self._hint = first
         self._look(force=True)
         # Also claims of units not offered yet: without its epoch a result that counts would pass for a late one. But
