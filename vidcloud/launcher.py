@@ -67,7 +67,7 @@ class Launcher:
         """Set how many processors there should be, and start or drain what differs; the youngest drain first.
 
         Returns:
-            By how many the number of processors changed.
+            By how many there should be more than before.
 
         Raises:
             UsageError: the job has ended, or fewer than one.
@@ -76,8 +76,10 @@ class Launcher:
             raise UsageError(f"{nodes} nodes: at least one; `vidcloud cancel {self._job.id}` ends a job")
         if (state := self._job.state()) not in ("starting", "running"):
             raise UsageError(f"job {self._job.id} is {state}: there is nothing to scale")
+        before = self._job.nodes()
         self._job.write_nodes(nodes)
-        return self._reconcile()
+        self._reconcile()  # unless a supervisor was faster
+        return nodes - before
 
     def _reconcile(self) -> int:
         # A supervisor and `scale` may both see that nodes are missing: one looks and starts at a time.

@@ -125,3 +125,18 @@ def test_one_command_at_a_time_sees_to_the_nodes(tmp_path):
     for t in threads:
         t.join()
     assert len(started) == 3
+
+
+def test_scale_tells_what_it_changed_although_a_supervisor_was_faster(tmp_path):
+    """Regression: it said +0 when the supervisor had started the nodes between its two steps."""
+    from vidcloud.clouds.base import Instance
+    from vidcloud.launcher import Launcher
+
+    job = jobs.create(tmp_path, spec())
+    job.write_nodes(1)
+
+    class QuickCloud:
+        def describe_instances(self):
+            return [Instance(f"p{n}", "processor", "running", "", 0.0) for n in range(job.nodes())]
+
+    assert Launcher(job, QuickCloud()).scale(3) == 2
