@@ -86,6 +86,13 @@ class User:
             time.sleep(0.02)
         raise AssertionError(f"never came: {self.status(job)}\n{self('logs', job).out}")
 
+    def when_logged(self, job: str, text: str, count: int = 1, timeout: float = 120) -> None:
+        """Return once a job's logs have a text so many times: what was logged stays, what status shows passes by."""
+        folder, deadline = self.share / "jobs" / job / "logs", time.monotonic() + timeout
+        while sum(p.read_text().count(text) for p in folder.glob("*.log")) < count:
+            assert time.monotonic() < deadline, f"never logged: {text!r}\n{self('logs', job).out}"
+            time.sleep(0.02)
+
     def when_no_processes(self, timeout: float = 30) -> None:
         """Return when nothing of this user's runs any more."""
         deadline = time.monotonic() + timeout

@@ -23,7 +23,7 @@ def web(samples):
 def test_a_url_by_ranges_gives_what_the_file_gives(user, web, samples, gates):
     child = user.start("run", f"{web.url}/cat.mp4", "--filter", f"{gates.filter}:hold=8", "-o", "url.mkv", "--source", "ranges",
                        *SEGMENTS, "--job-id", "j")  # fmt: skip
-    user.when("j", lambda s: s["frames"]["filtered"] >= 8)
+    gates.held(1)
     assert not list((user.share / "jobs/j").rglob("cat.mp4*")), "no copy lies on the share"
     gates.open()
     _, err = child.communicate(timeout=120)
@@ -62,7 +62,8 @@ def test_a_url_that_changes_fails_the_job_with_a_line(user, web):
 def test_a_resumed_job_reads_the_version_it_began_with(user, web, gates):
     run = ("run", f"{web.url}/cat.mp4", "--filter", f"{gates.filter}:hold=8", "-o", "url.mkv", "--source", "ranges")
     child = user.start(*run, *SEGMENTS, "--job-id", "j")
-    now = user.when("j", lambda s: s["frames"]["filtered"] >= 8)
+    gates.held(1)
+    now = user.status("j")
     child.kill()
     child.wait()
     for node in now["nodes"]:

@@ -70,7 +70,7 @@ def test_kill_and_zombie(user, samples, gates):
     os.kill(killed, signal.SIGKILL)
     os.kill(stopped, signal.SIGSTOP)
     gates.open()
-    user.when("j", lambda s: s["takeovers"] >= 2)
+    user.when_logged("j", " node_dead ", 2)
     os.kill(stopped, signal.SIGCONT)
     gates.finish()
     _, err = child.communicate(timeout=240)
