@@ -69,6 +69,10 @@ class ShareError(VidcloudError):
     """The share can't be used: not writable, no hard links, or it stayed unreachable through all retries."""
 
 
+class TornError(ShareError):
+    """A record is not whole. On a network file system a reader may meet one that is just being replaced."""
+
+
 class NotTheCollectorError(ShareError):
     """Another collector is at work on the job, or has taken it over: this one must leave no word about it."""
 
@@ -91,6 +95,14 @@ class CloudError(VidcloudError):
     def __init__(self, message: str, left_running: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.left_running = left_running
+
+
+class RemoteError(VidcloudError):
+    """A host can't be reached by ssh, or doesn't do what it is told."""
+
+
+class HostKeyError(RemoteError):
+    """A host's key is unknown, or another than the known one: it may be another machine."""
 
 
 class JobFailedError(VidcloudError):

@@ -4,6 +4,7 @@ It knows the life of a job and nothing of pixels.
 """
 
 import contextlib
+import errno
 import logging
 import signal
 import threading
@@ -13,7 +14,7 @@ from types import FrameType
 from vidcloud import log, planes
 from vidcloud.errors import FilterError, LeaseLostError, MediaError, PluginError, StorageError, VidcloudError
 from vidcloud.job import JobDirectory
-from vidcloud.queue.directory import SystemClock
+from vidcloud.queue.directory import PASSING, SystemClock
 from vidcloud.queue.records import this_process
 from vidcloud.queue.worker import Claim, Worker
 
@@ -59,8 +60,11 @@ def run_processor(job: JobDirectory, node: str) -> None:
                 _do(worker, claim, plane)
             except (FilterError, PluginError, MediaError, StorageError) as e:
                 _report(worker, claim, e)
-            except (FileNotFoundError, LeaseLostError) as e:
+            except (OSError, LeaseLostError) as e:
+                if isinstance(e, OSError) and e.errno not in {*PASSING, errno.ENOENT}:
+                    raise
                 # The unit was done by somebody else meanwhile, or must be: whatever was made here counts for nothing.
+                # (A file that another node removes while it is being read is stale on NFS.)
                 if not worker.told.ended:
                     event("lost", unit=claim.unit, epoch=claim.epoch, why=str(e), level=logging.WARNING)
                     worker.release(claim)

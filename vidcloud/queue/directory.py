@@ -17,7 +17,8 @@ from vidcloud.errors import ShareError
 
 T = TypeVar("T")
 
-_PASSING = frozenset({errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR})
+PASSING = frozenset({errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR})
+"""What a network file system answers in passing: somebody replaced the file, the server was away."""
 _RETRY_S = 30.0
 
 
@@ -193,7 +194,7 @@ class ShareDirectory:
                     ) from e
                 if e.errno in (errno.EACCES, errno.EROFS):
                     raise ShareError(f"can't write {self._root / name}: {e.strerror}; use another --share") from e
-                if e.errno not in _PASSING:
+                if e.errno not in PASSING:
                     raise
                 if self._clock.monotonic() > deadline:
                     raise ShareError(

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from vidcloud.errors import ShareError
+from vidcloud.errors import ShareError, TornError
 
 VERSION = 1
 
@@ -74,13 +74,14 @@ def decode(data: bytes, what: str) -> dict[str, Any]:
     """A record of bytes.
 
     Raises:
-        ShareError: not a record, or of a newer version than this program knows.
+        TornError: not a record.
+        ShareError: of a newer version than this program knows.
     """
     try:
         record = json.loads(data)
         version = record["version"]
     except (ValueError, KeyError, TypeError) as e:
-        raise ShareError(f"{what} is damaged: {data[:60]!r}") from e
+        raise TornError(f"{what} is damaged: {data[:60]!r}") from e
     if version > VERSION:
         raise ShareError(f"{what} was written by a newer vidcloud (record version {version}): update this node")
     return dict(record)

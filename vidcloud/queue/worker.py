@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vidcloud.errors import LeaseLostError, ShareError
+from vidcloud.errors import LeaseLostError, ShareError, TornError
 from vidcloud.queue import records
 from vidcloud.queue.directory import Clock, Directory
 from vidcloud.queue.records import Beat, Frontier, Ticket
@@ -138,7 +138,7 @@ class Worker:
         self._asked = self._clock.monotonic()
         try:
             read = Frontier.from_bytes(self._dir.read(records.FRONTIER))
-        except FileNotFoundError:
+        except (FileNotFoundError, TornError):  # not yet there, or not yet whole; a dead collector shows otherwise
             return self._frontier
         old = self._frontier
         if (read.collector, read.beat) > (old.collector, old.beat):

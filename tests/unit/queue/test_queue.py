@@ -462,3 +462,14 @@ def test_in_a_crowd_only_as_many_try_as_there_are_units(share, clock, ledger, mo
         claims += [c for w in workers if (c := w.claim())]
     assert len(claims) == 1, "and somebody does get it"
     assert len(tried) < 100
+
+
+def test_a_frontier_that_is_just_being_replaced_is_read_again_later(share, clock, ledger):
+    """Regression: seen over NFS, where a reader met the old length of the new file, and the processor ended."""
+    offer(ledger, share, 1)
+    worker = join(share, clock, "p1")
+    whole = share.path(records.FRONTIER).read_bytes()
+    share.path(records.FRONTIER).write_bytes(whole[:60])
+    assert worker.claim() is None
+    share.path(records.FRONTIER).write_bytes(whole)
+    assert worker.claim().unit == 0
