@@ -73,12 +73,13 @@ class User:
         from vidcloud.errors import VidcloudError
         from vidcloud.job import find
         from vidcloud.launcher import Launcher
+        from vidcloud.sites import open_site
 
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             now = None
             with contextlib.suppress(VidcloudError, OSError, ValueError):  # the job is only just being made
-                now = Launcher(find(job, self.share)).status().to_json()
+                now = Launcher(open_site(find(job, self.share))).status().to_json()
             if now is not None:
                 if condition(now):
                     return now

@@ -4,9 +4,12 @@ A booted image's hook does in shell what `boot` does here: fetch the script that
 run it with the arguments. The line carries no secret.
 """
 
+import hashlib
+import importlib.metadata
 import os
 import shlex
 import sys
+import tarfile
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +19,20 @@ from vidcloud.errors import UsageError, VidcloudError
 
 USER_DATA_LIMIT = 16_384
 """EC2 refuses more bytes than this."""
+
+_SCRIPTS = ("collector", "processor", "host.sh")
+
+_BARE = """\
+#!/bin/sh
+# An image without vidcloud: install what it needs, then be booted by the hook below.
+export DEBIAN_FRONTEND=noninteractive
+until apt-get update -q; do sleep 5; done
+apt-get install -yq --no-install-recommends python3-venv nfs-kernel-server nfs-common curl
+id vidcloud >/dev/null 2>&1 || useradd --system --uid 4100 --user-group --home-dir /run/vidcloud vidcloud
+printf '[nfsd]\\nvers3=n\\n' >/etc/nfs.conf.d/vidcloud.conf
+python3 -m venv /opt/vidcloud && /opt/vidcloud/bin/pip install -q {needs} || poweroff
+export VIDCLOUD_USER_DATA={line}
+"""
 
 
 @dataclass(frozen=True)
@@ -64,9 +81,60 @@ class UserData:
 
 def local_server() -> str:
     """The file server of one's own machine: the role scripts that were installed with vidcloud."""
+    return f"file://{local_path_of_scripts()}"
+
+
+def make_bundle(job_root: Path, target: Path, wheel: Path | None = None) -> str:
+    """Write what a machine of its own fetches: role scripts, the job's spec and plugins, the program.
+
+    Args:
+        job_root: the job's directory.
+        target: a tar; the same files give the same bytes.
+        wheel: the program.
+
+    Returns:
+        The bundle's SHA-256 in hex, by which lines pin it.
+    """
+    scripts = local_path_of_scripts()
+    members = {p.name: p for p in scripts.iterdir() if p.name in _SCRIPTS}
+    members["job/spec.json"] = job_root / "spec.json"
+    members |= {f"job/plugins/{p.name}": p for p in (job_root / "plugins").iterdir()}
+    if wheel is not None:
+        members[f"wheels/{wheel.name}"] = wheel
+    with tarfile.open(target, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for folder in ("job", "job/plugins", "wheels"):
+            about = tarfile.TarInfo(folder)
+            about.type, about.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(about)
+        for name, path in sorted(members.items()):
+            about = tarfile.TarInfo(name)
+            about.size, about.mode = path.stat().st_size, 0o755 if "/" not in name else 0o644
+            with path.open("rb") as f:
+                tar.addfile(about, f)
+    with target.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def as_shell_script(line: str) -> str:
+    """User-data for a machine image that knows nothing of us (Debian, Ubuntu): it installs what is needed, then does
+    what the boot hook does with the line.
+
+    Raises:
+        UsageError: together with the line longer than clouds allow.
+    """  # noqa: D205
+    needs = [r.split(";")[0].strip() for r in importlib.metadata.requires("vidcloud") or () if "extra ==" not in r]
+    hook = (local_path_of_scripts() / "rc.local").read_text()
+    script = _BARE.format(needs=shlex.join(needs), line=shlex.quote(line)) + hook.removeprefix("#!/bin/sh\n")
+    if len(script.encode()) > USER_DATA_LIMIT:
+        raise UsageError(f"user-data of {len(script.encode())} bytes: clouds take {USER_DATA_LIMIT}")
+    return script
+
+
+def local_path_of_scripts() -> Path:
+    """The folder of the boot hook and the role scripts."""
     import vidcloud.userdata  # noqa: PLC0415 - only a launcher asks
 
-    return "file://" + str(Path(vidcloud.userdata.__file__).parent)
+    return Path(str(vidcloud.userdata.__file__)).parent
 
 
 def boot(line: str) -> None:

@@ -12,10 +12,10 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from vidcloud.errors import ShareError, UsageError
 from vidcloud.queue.directory import ShareDirectory
@@ -93,39 +93,48 @@ class JobSpec:
         return cls(**values)
 
 
-class JobDirectory:
-    """A job's directory on the share.
+class Store(Protocol):
+    """Where a job's records are: small files under names, each whole or not there."""
+
+    def read(self, name: str) -> bytes:
+        """A record. Raises FileNotFoundError."""
+        ...
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Write a record."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove a record that may be there."""
+        ...
+
+
+class JobRecords:
+    """What is written down of a job, wherever that is.
 
     Args:
-        root: ``<share>/jobs/<id>``.
+        job_id: the job.
+        store: where its records are.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.id = root.name
-        self.plugins = root / "plugins"
-        self.parts = root / "parts"
-        self.instances = root / "instances"
-        self.logs = root / "logs"
-        self.scratch = root / "scratch"
-
-    @property
-    def directory(self) -> ShareDirectory:
-        """The directory as the queue sees it."""
-        return ShareDirectory(self.root)
-
-    # -- records that are written once ---------------------------------------------------------------------------------
+    def __init__(self, job_id: str, store: Store) -> None:
+        self.id = job_id
+        self._store = store
 
     def spec(self) -> JobSpec:
-        """The job's spec.
+        """The job's spec; written once, never changed.
 
         Raises:
             UsageError: there is no such job.
         """
         record = self._read("spec.json")
         if record is None:
-            raise UsageError(f"no job in {self.root}: see `vidcloud jobs`")
+            raise UsageError(f"no job {self.id}: see `vidcloud jobs`")
         return JobSpec.from_json(record)
+
+    def write_spec(self, spec: JobSpec) -> None:
+        """Write the spec, once."""
+        self._write("spec.json", spec.to_json())
 
     def stream(self) -> dict[str, Any] | None:
         """What the collector found out of the input and decided for all; None before that."""
@@ -159,19 +168,77 @@ class JobDirectory:
         """Set how many processors there should be."""
         self._write("nodes.json", {"nodes": nodes})
 
+    def lines(self, name: str) -> list[str]:
+        """A record of one thing a line: ``hosts`` that may mount the share, instances that are asked to ``drain``."""
+        try:
+            return self._store.read(name).decode().split()
+        except FileNotFoundError:
+            return []
+
+    def write_lines(self, name: str, lines: Sequence[str]) -> None:
+        """Write such a record, if it is another than before."""
+        if list(lines) != self.lines(name):
+            self._store.replace(name, "".join(f"{line}\n" for line in lines).encode())
+
     @property
     def cancelled(self) -> bool:
         """Whether somebody asked to cancel the job."""
-        return (self.root / "cancel").exists()
+        try:
+            self._store.read("cancel")
+        except FileNotFoundError:
+            return False
+        return True
 
     def cancel(self) -> None:
         """Ask the job's nodes to stop."""
-        (self.root / "cancel").touch()
+        self._store.replace("cancel", b"")
 
     def reopen(self) -> None:
         """Forget how the job ended, so that it can go on."""
-        with contextlib.suppress(FileNotFoundError):
-            (self.root / "result.json").unlink()
+        self._store.remove("result.json")
+
+    def state(self) -> State:
+        """The state, from which records exist."""
+        result = self.result()
+        if result is not None:
+            return result["state"]  # type: ignore[no-any-return]
+        return "running" if self._read("progress.json") is not None else "starting"
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        try:
+            return dict(json.loads(self._store.read(name)))
+        except FileNotFoundError:
+            return None
+
+    def _write(self, name: str, record: dict[str, Any]) -> None:
+        self._store.replace(name, json.dumps(record, indent=1).encode())
+
+
+class JobDirectory(JobRecords):
+    """A job's directory on the share.
+
+    Args:
+        root: ``<share>/jobs/<id>``.
+    """
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root.name, ShareDirectory(root))
+        self.root = root
+        self.plugins = root / "plugins"
+        self.parts = root / "parts"
+        self.instances = root / "instances"
+        self.logs = root / "logs"
+        self.scratch = root / "scratch"
+
+    def make(self) -> None:
+        """Make the folders that are missing."""
+        for folder in (self.plugins, self.parts, self.instances, self.logs, self.scratch):
+            folder.mkdir(exist_ok=True)
+
+    @property
+    def directory(self) -> ShareDirectory:
+        """The directory as the queue sees it."""
+        return ShareDirectory(self.root)
 
     @contextlib.contextmanager
     def locked(self, what: str) -> Iterator[None]:
@@ -180,26 +247,18 @@ class JobDirectory:
             fcntl.flock(f, fcntl.LOCK_EX)
             yield
 
-    def state(self) -> State:
-        """The state, from which files exist."""
-        result = self.result()
-        if result is not None:
-            return result["state"]  # type: ignore[no-any-return]
-        return "running" if (self.root / "progress.json").exists() else "starting"
-
     def sweep(self) -> None:
         """Remove all pixels and queue files of an ended job; spec, result, logs stay for a look."""
         for name in ("chunks", "claims", "notes", "workers", "collectors", "parts", "scratch"):
             shutil.rmtree(self.root / name, ignore_errors=True)
 
-    def _read(self, name: str) -> dict[str, Any] | None:
-        try:
-            return dict(json.loads(self.directory.read(name)))
-        except FileNotFoundError:
-            return None
+    def site(self) -> dict[str, Any]:
+        """Where the job's nodes and records are, as `vidcloud.sites` wrote it; empty for a job of this machine's."""
+        return self._read("site.json") or {}
 
-    def _write(self, name: str, record: dict[str, Any]) -> None:
-        self.directory.replace(name, json.dumps(record, indent=1).encode())
+    def write_site(self, record: dict[str, Any]) -> None:
+        """Write down where the job's nodes and records are."""
+        self._write("site.json", record)
 
 
 def default_share() -> Path:
@@ -228,13 +287,12 @@ def create(share: Path, spec: JobSpec) -> JobDirectory:
     try:
         job.root.parent.mkdir(parents=True, exist_ok=True)
         job.root.mkdir()
-        for folder in (job.plugins, job.parts, job.instances, job.logs, job.scratch):
-            folder.mkdir()
+        job.make()
     except FileExistsError:
         raise UsageError(f"job {spec.id} exists in {share}: choose another --job-id") from None
     except OSError as e:
         raise ShareError(f"can't write to the share {share}: {e.strerror}; use another --share") from e
-    job.directory.replace("spec.json", json.dumps(spec.to_json(), indent=1).encode())
+    job.write_spec(spec)
     return job
 
 

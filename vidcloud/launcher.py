@@ -1,17 +1,20 @@
 """Start, scale, supervise, cancel and resume jobs over a cloud."""
 
-import contextlib
+import logging
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
-from vidcloud import boot, storage
-from vidcloud.clouds.base import Cloud, Instance, open_cloud
-from vidcloud.errors import JobCancelledError, JobFailedError, StorageError, UsageError
-from vidcloud.job import JobDirectory
+from vidcloud import log
+from vidcloud.clouds.base import Instance, Reachable, Role
+from vidcloud.errors import CloudError, JobCancelledError, JobFailedError, StorageError, UsageError
+from vidcloud.job import JobRecords
+from vidcloud.sites import Site
 from vidcloud.status import Status, snapshot
 
-_POLL_S = 0.1
+if TYPE_CHECKING:
+    from vidcloud.remote import Target
+
 _COLLECTOR_RESTARTS = 3
 _PROCESSOR_RESTARTS_A_NODE = 5
 _END_S = 10.0
@@ -20,21 +23,38 @@ _HOME_S = 1.0
 """… and then the processors: one may be in the middle of a unit that another has done meanwhile."""
 
 
+_AGAIN_S = 5.0
+"""After a cloud could not replace a node, it is asked again so much later."""
+_AWAY_S = 300.0
+"""How long the cloud or the job's home may be out of a launcher's reach."""
+_FOLLOW_S = 0.2
+_QUIET_S = 5.0
+"""When nobody has lived for so long, nobody prints anything more, unless the job is resumed."""
+
+_event = log.events("launcher")
+
+
 class Launcher:
     """Starts, watches and ends the instances of one job.
 
     Args:
-        job: the job's directory.
-        cloud: where instances come from; by default the cloud of that job.
+        site: where the job is.
     """
 
-    def __init__(self, job: JobDirectory, cloud: Cloud | None = None) -> None:
-        self._job = job
-        self._cloud = cloud or open_cloud("local", str(job.root))
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._job: JobRecords = site.records
+        self._cloud = site.cloud
         self._collectors = self._processors = 0
+        self._not_before = 0.0
 
     @property
-    def job(self) -> JobDirectory:
+    def site(self) -> Site:
+        """Where the job is."""
+        return self._site
+
+    @property
+    def job(self) -> JobRecords:
         """The job."""
         return self._job
 
@@ -42,12 +62,18 @@ class Launcher:
         """How the job stands."""
         return snapshot(self._job, self._cloud.describe_instances())
 
-    def start(self, nodes: int) -> None:
+    def start(self, nodes: int, tell: Callable[[int, int], None] = lambda _done, _total: None) -> None:
         """Start the collector and the processors.
+
+        Args:
+            nodes: processors.
+            tell: hears how many bytes of how many of the input went up, where it must.
 
         Raises:
             CloudError: not all could be started; none is left running.
+            StorageError: the input can't be put where the nodes are.
         """
+        self._site.prepare(tell)
         self._job.write_nodes(nodes)
         try:
             self._run("collector", 1)
@@ -56,12 +82,12 @@ class Launcher:
             self.terminate()
             raise
 
-    def _run(self, role: str, count: int) -> list[Instance]:
+    def _run(self, role: Role, count: int) -> list[Instance]:
         if count < 1:
             return []
-        arguments = ("--job", str(self._job.root), "--node", "{instance}")
-        line = boot.UserData(role, boot.local_server(), arguments).compose()
-        return self._cloud.run_instances(role, line, count)  # type: ignore[arg-type]
+        started = self._cloud.run_instances(role, self._site.user_data(role), count)
+        self._site.settle(self._cloud.describe_instances())
+        return started
 
     def scale(self, nodes: int) -> int:
         """Set how many processors there should be, and start or drain what differs; the youngest drain first.
@@ -70,26 +96,32 @@ class Launcher:
             By how many there should be more than before.
 
         Raises:
-            UsageError: the job has ended, or fewer than one.
+            UsageError: the job has ended, fewer than one, or more than the cloud has room for.
         """
         if nodes < 1:
             raise UsageError(f"{nodes} nodes: at least one; `vidcloud cancel {self._job.id}` ends a job")
         if (state := self._job.state()) not in ("starting", "running"):
             raise UsageError(f"job {self._job.id} is {state}: there is nothing to scale")
         before = self._job.nodes()
-        self._job.write_nodes(nodes)
-        self._reconcile()  # unless a supervisor was faster
+        self._reconcile(nodes)  # unless a supervisor was faster
         return nodes - before
 
-    def _reconcile(self) -> int:
+    def _reconcile(self, asked: int | None = None) -> int:
         # A supervisor and `scale` may both see that nodes are missing: one looks and starts at a time.
-        with self._job.locked("nodes"):
+        with self._site.locked():
+            before = self._job.nodes()
+            wanted = before if asked is None else asked
+            if asked is not None:
+                self._job.write_nodes(asked)
             alive = self._alive("processor")
-            wanted = self._job.nodes()
             if len(alive) > wanted:
-                self._cloud.terminate_instances([i.id for i in alive[wanted:]], drain=True)
+                self._site.drain([i.id for i in alive[wanted:]])
             else:
-                self._run("processor", wanted - len(alive))
+                try:
+                    self._run("processor", wanted - len(alive))
+                except UsageError:  # more than there is room for: the supervisor must not try it as well
+                    self._job.write_nodes(before)
+                    raise
             return wanted - len(alive)
 
     def _alive(self, role: str) -> list[Instance]:
@@ -108,23 +140,35 @@ class Launcher:
             JobFailedError: it failed, or nodes die as fast as they start.
             JobCancelledError: it was cancelled.
         """
+        away_since: float | None = None
         while True:
-            status = self.status()
+            try:
+                instances = self._cloud.describe_instances()
+                status = snapshot(self._job, instances)
+            except (CloudError, StorageError) as e:
+                # The job goes on without this network; only looking after it stops meanwhile.
+                away_since = away_since or time.monotonic()
+                if time.monotonic() > away_since + _AWAY_S:
+                    raise
+                _event("out_of_reach", level=logging.WARNING, why=str(e))
+                time.sleep(max(1.0, self._site.poll_s))
+                continue
+            away_since = None
             show(status)
             if status.ended:
                 return self._end(status)
-            if not any(i.role == "collector" and i.alive for i in self._cloud.describe_instances()):
+            if not any(i.role == "collector" and i.alive for i in instances):
                 self._replace_collector()
             self._replace_processors()
-            time.sleep(_POLL_S)
+            time.sleep(self._site.poll_s)
 
     def attach(self, show: Callable[[Status], None] = lambda _status: None) -> dict[str, Any]:
         """Watch only."""
         while not (status := self.status()).ended:
             show(status)
-            time.sleep(_POLL_S)
+            time.sleep(self._site.poll_s)
         show(status)
-        return self._job.result() or {}
+        return self._site.deliver(self._job.result() or {})
 
     def _replace_collector(self) -> None:
         if self._job.result() is not None:
@@ -136,20 +180,31 @@ class Launcher:
             raise JobFailedError(
                 f"the collector ended {self._collectors} times without a result, the last with: {words}"
             )
+        if not self._site.share_outlives:
+            self.terminate()  # what processors have mounted is gone
+            self._run("collector", 1)
+            self._run("processor", self._job.nodes())
+            return
         self._run("collector", 1)
 
     def _last_words(self, role: str) -> str:
         ended = [i for i in self._cloud.describe_instances() if i.role == role]
-        printed = self._cloud.console_output(ended[-1].id).strip().splitlines() if ended else []
+        printed = self._site.log(ended[-1].id).strip().splitlines() if ended else []
         return printed[-1] if printed else "nothing"
 
     def _replace_processors(self) -> None:
         alive = len(self._alive("processor"))
         missing = self._job.nodes() - alive
-        if missing <= 0 or self._job.result() is not None:
+        if missing <= 0 or self._job.result() is not None or time.monotonic() < self._not_before:
             return
         if self._processors + missing <= _PROCESSOR_RESTARTS_A_NODE * self._job.nodes():
-            self._processors += max(0, self._reconcile())
+            try:
+                self._processors += max(0, self._reconcile())
+            except CloudError as e:
+                if not alive:
+                    raise
+                self._not_before = time.monotonic() + _AGAIN_S
+                _event("not_replaced", level=logging.WARNING, nodes=missing, why=str(e))  # the others go on
         elif not alive:
             words = self._last_words("processor")
             self.terminate()
@@ -163,14 +218,15 @@ class Launcher:
         while (alive := [i for i in self._cloud.describe_instances() if i.alive]) and time.monotonic() < deadline:
             if not any(i.role == "collector" for i in alive):
                 deadline = min(deadline, time.monotonic() + _HOME_S)
-            time.sleep(_POLL_S / 2)
+            time.sleep(self._site.poll_s / 2)
         self.terminate()
         result = self._job.result() or {}
         if status.state == "done":
-            self._job.sweep()
+            result = self._site.deliver(result)
+            self._site.sweep()
             return result
         if status.state == "cancelled":
-            self._job.sweep()
+            self._site.sweep()
             raise JobCancelledError(f"job {self._job.id} was cancelled")
         error = JobFailedError(str(result.get("error", "failed")))
         error.exit_code = int(result.get("exit_code", error.exit_code))
@@ -187,23 +243,21 @@ class Launcher:
         self._job.cancel()
         deadline = time.monotonic() + _END_S
         while self._alive("collector") and self._job.result() is None and time.monotonic() < deadline:
-            time.sleep(_POLL_S / 2)
+            time.sleep(self._site.poll_s / 2)
         self.terminate()
         if (result := self._job.result()) is None or result["state"] == "failed":
-            spec = self._job.spec()
-            with contextlib.suppress(StorageError, OSError):
-                storage.staging(spec.output, self._job.scratch, spec.id).unlink(missing_ok=True)
+            self._site.discard()
             self._job.write_result(
                 {
                     "version": 1,
                     "state": "cancelled",
-                    "output": spec.output,
+                    "output": self._job.spec().output,
                     "seconds": 0.0,
                     "takeovers": 0,
                     "error": "cancelled",
                 }
             )
-        self._job.sweep()
+        self._site.sweep()
 
     def resume(self) -> bool:
         """Let a job go on whose collector was killed, or which failed.
@@ -236,7 +290,49 @@ class Launcher:
         Raises:
             UsageError: no such node.
         """
+        return [(i, self._site.log(i)) for i in self._ids(node)]
+
+    def _ids(self, node: str | None) -> list[str]:
         ids = [i.id for i in self._cloud.describe_instances()]
         if node is not None and node not in ids:
             raise UsageError(f"job {self._job.id} has no node {node}: it has {', '.join(ids) or 'none'}")
-        return [(i, self._cloud.console_output(i)) for i in ids if node in (None, i)]
+        return [i for i in ids if node in (None, i)]
+
+    def follow(self, node: str | None) -> Iterator[tuple[str, str]]:
+        """What nodes print, line by line, as it comes; ends with the node, or with the last one.
+
+        Raises:
+            UsageError: no such node.
+        """
+        self._ids(node)
+        read: dict[str, int] = {}
+        seen_alive = time.monotonic()
+        while True:
+            instances = [i for i in self._cloud.describe_instances() if node in (None, i.id)]
+            if any(i.state != "terminated" for i in instances):
+                seen_alive = time.monotonic()
+                last = False
+            else:
+                # Before what is read now: whoever is gone has printed all.
+                last = node is not None or self._job.result() is not None or time.monotonic() > seen_alive + _QUIET_S
+            for i in instances:
+                printed = self._site.log(i.id)[read.get(i.id, 0) :]
+                whole = printed if last else printed[: printed.rfind("\n") + 1]
+                read[i.id] = read.get(i.id, 0) + len(whole)
+                for line in whole.splitlines():
+                    yield i.id, line
+            if last:
+                return
+            time.sleep(max(_FOLLOW_S, self._site.poll_s / 2))
+
+    def login(self, node: str) -> "Target":
+        """Where to log in for a node, and how to know its host.
+
+        Raises:
+            UsageError: no such node, or it is a process of this machine.
+        """
+        if not isinstance(self._cloud, Reachable):
+            raise UsageError(
+                f"the nodes of job {self._job.id} are processes of this machine: there is no other to log in to"
+            )
+        return self._cloud.login(node)

@@ -4,17 +4,26 @@ import json
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
-def setup(*, verbose: bool = False) -> None:
-    """Send this process's log to standard error, one line an event, times in UTC."""
-    handler = logging.StreamHandler(sys.stderr)
+def setup(*, verbose: bool = False, copy: Path | None = None) -> None:
+    """Send this process's log to standard error, one line an event, times in UTC.
+
+    Args:
+        verbose: also what is of interest for debugging only.
+        copy: a file that gets every line, too.
+    """
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if copy is not None:
+        handlers.append(logging.FileHandler(copy))
     formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
     formatter.converter = __import__("time").gmtime
-    handler.setFormatter(formatter)
+    for handler in handlers:
+        handler.setFormatter(formatter)
     root = logging.getLogger("vidcloud")
-    root.handlers[:] = [handler]
+    root.handlers[:] = handlers
     root.setLevel(logging.DEBUG if verbose else logging.INFO)
     root.propagate = False
 

@@ -6,12 +6,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vidcloud import job as jobs
 from vidcloud import planes, plugins, storage
 from vidcloud.chain import Chain
-from vidcloud.clouds.base import open_cloud
+from vidcloud.clouds.base import REMOTE, check_options
 from vidcloud.errors import InputError, UsageError
 from vidcloud.job import JobDirectory, JobSpec
 from vidcloud.ranges import check_ranges
@@ -45,6 +45,7 @@ class Request:
     pix_fmt: str | None = None
     options: dict[str, str] = field(default_factory=dict)
     cloud: str = "local"
+    cloud_options: dict[str, str] = field(default_factory=dict)
     share: Path | None = None
     job_id: str | None = None
     window: int = 0
@@ -57,6 +58,21 @@ class Request:
     proof: bool = True
 
 
+@dataclass(frozen=True)
+class Checked:
+    """A request that can be met.
+
+    Attributes:
+        spec: the job's.
+        stages: its filters.
+        site: where its nodes and records will be (`vidcloud.sites`); empty on this machine.
+    """
+
+    spec: JobSpec
+    stages: tuple[plugins.Resolved, ...]
+    site: dict[str, Any]
+
+
 def create(request: Request) -> JobDirectory:
     """Check all that can be checked before a node is started, and write the job.
 
@@ -64,6 +80,25 @@ def create(request: Request) -> JobDirectory:
         UsageError: something is asked for that can't be done; one line says what and what to do.
         InputError: the input is not a video.
         ShareError: the share can't be used.
+    """
+    checked = check(request)
+    job = jobs.create(request.share or jobs.default_share(), checked.spec)
+    from vidcloud.queue.worker import check_share  # noqa: PLC0415
+
+    check_share(job.directory)
+    for stage in checked.stages:
+        plugins.bundle(stage, job.plugins)
+    if checked.site:
+        job.write_site(checked.site)
+    return job
+
+
+def check(request: Request) -> Checked:
+    """Check all that can be checked before a node is started; nothing is written.
+
+    Raises:
+        UsageError: something is asked for that can't be done; one line says what and what to do.
+        InputError: the input is not a video.
     """
     for name, value, low in (
         ("--nodes", request.nodes, 1),
@@ -75,7 +110,7 @@ def create(request: Request) -> JobDirectory:
             raise UsageError(f"{name} {value}: must be at least {low}")
     if request.lease_s < 1:
         raise UsageError(f"--lease {request.lease_s:g}: must be at least 1 second")
-    open_cloud(request.cloud, "")
+    options = check_options(request.cloud, request.cloud_options)
     if request.plane not in ("auto", *planes.NAMES):
         raise UsageError(f"no plane {request.plane!r}: there is auto, {', '.join(planes.NAMES)}")
     stages = [plugins.resolve(text) for text in request.filters]
@@ -113,8 +148,15 @@ def create(request: Request) -> JobDirectory:
         check_container(storage.name_of(output), codec, info, path)
     settings = fit_settings(settings, container_format(storage.name_of(output)))
 
+    job_id = request.job_id or jobs.new_id()
+    site: dict[str, Any] = {}
+    if request.cloud != "local":
+        site = {"version": 1, "cloud": request.cloud, "options": options}
+    if request.cloud in REMOTE:
+        site["home"] = home = f"{options['bucket'].rstrip('/')}/{job_id}"
+        source, output = _by_way_of(home, source, output, site)
     spec = JobSpec(
-        id=request.job_id or jobs.new_id(),
+        id=job_id,
         created=time.time(),
         input=source,
         output=output,
@@ -141,13 +183,18 @@ def create(request: Request) -> JobDirectory:
             )
         },
     )
-    job = jobs.create(request.share or jobs.default_share(), spec)
-    from vidcloud.queue.worker import check_share  # noqa: PLC0415
+    return Checked(spec, tuple(stages), site)
 
-    check_share(job.directory)
-    for stage in stages:
-        plugins.bundle(stage, job.plugins)
-    return job
+
+def _by_way_of(home: str, source: str, output: str, site: dict[str, Any]) -> tuple[str, str]:
+    """Where nodes far away find an input that is a file here, and leave an output that is to be one."""
+    if path := storage.local_path(source):
+        site["input"] = str(path)
+        source = f"{home}/input/{path.name}"
+    if path := storage.local_path(output):
+        site["output"] = output
+        output = f"{home}/output/{path.name}"
+    return source, output
 
 
 def encoder_settings(request: Request) -> "EncodeSettings":

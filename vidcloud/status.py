@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vidcloud.clouds.base import Instance
-from vidcloud.job import JobDirectory, State
+from vidcloud.job import JobRecords, State
 
 
 @dataclass(frozen=True)
@@ -100,11 +100,11 @@ class Status:
         }
 
 
-def snapshot(job: JobDirectory, instances: Sequence[Instance] = ()) -> Status:
+def snapshot(job: JobRecords, instances: Sequence[Instance] = ()) -> Status:
     """How a job stands.
 
     Args:
-        job: its directory.
+        job: its records.
         instances: what its cloud says.
     """
     spec, progress, result = job.spec(), job.progress(), job.result()

@@ -9,7 +9,8 @@ import errno
 import functools
 import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -18,6 +19,9 @@ from vidcloud.errors import StorageError, UsageError
 
 SCHEMES = ("file", "http", "https", "s3")
 _TIMEOUT_S = 60.0
+_READS, _READ_AGAIN_S = 5, 0.5
+_WEEK_S = 7 * 24 * 3600
+"""As long as S3 lets a presigned URL hold."""
 
 
 def is_url(text: str) -> bool:
@@ -140,6 +144,138 @@ def get_range(url: str, first: int, last: int) -> tuple[bytes, tuple[int, str]]:
     return data, (int(size), str(tag))
 
 
+def read(url: str) -> bytes:
+    """What a small file holds.
+
+    Raises:
+        FileNotFoundError: there is none.
+        StorageError: it can't be read.
+    """
+    if path := local_path(url):
+        return path.read_bytes()
+    parts = urlsplit(url)
+    if parts.scheme != "s3":
+        response = _http("GET", url)
+        if response.status == 404:
+            raise FileNotFoundError(errno.ENOENT, "not there", url)
+        if response.status >= 300:
+            raise StorageError(f"can't fetch {url}: the server says {response.status} {response.reason}")
+        return bytes(response.data)
+    client = _kept_s3()
+    for left in range(_READS - 1, -1, -1):
+        with _s3_errors(url):
+            try:
+                return bytes(client.get_object(Bucket=parts.netloc, Key=parts.path.lstrip("/"))["Body"].read())
+            except client.exceptions.ClientError as e:
+                if e.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 404:
+                    raise FileNotFoundError(errno.ENOENT, "not there", url) from None
+                raise
+            except AttributeError as e:
+                # botocore 1.40-1.43 stumbles over the body of a server's error 500, and so does not try again itself.
+                if not left:
+                    raise StorageError(f"{url}: the server fails, again and again; try later") from e
+        time.sleep(_READ_AGAIN_S)
+    raise AssertionError(url)
+
+
+def write(url: str, data: bytes) -> None:
+    """Store a small file, whole, over what is there.
+
+    Args:
+        url: ``file`` or ``s3``.
+        data: its content.
+
+    Raises:
+        StorageError: it can't be stored.
+    """
+    if path := local_path(url):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f".{path.name}.{os.getpid()}")
+            partial.write_bytes(data)
+            partial.replace(path)
+        except OSError as e:
+            raise StorageError(f"can't write {path}: {e.strerror}") from e
+        return
+    parts = urlsplit(url)
+    with _s3_errors(url):
+        _kept_s3().put_object(Bucket=parts.netloc, Key=parts.path.lstrip("/"), Body=data, **_at_rest())
+
+
+def remove(url: str) -> None:
+    """Remove a file that may be there.
+
+    Args:
+        url: ``file`` or ``s3``.
+
+    Raises:
+        StorageError: it can't be removed.
+    """
+    if path := local_path(url):
+        path.unlink(missing_ok=True)
+        return
+    parts = urlsplit(url)
+    with _s3_errors(url):
+        _kept_s3().delete_object(Bucket=parts.netloc, Key=parts.path.lstrip("/"))
+
+
+def names(url: str) -> list[str]:
+    """Names of the files in a folder, sorted; none if there is no such folder.
+
+    Args:
+        url: ``file`` or ``s3``.
+
+    Raises:
+        StorageError: it can't be listed.
+    """
+    if path := local_path(url):
+        return sorted(p.name for p in path.iterdir()) if path.is_dir() else []
+    parts = urlsplit(url)
+    prefix = parts.path.strip("/") + "/"
+    with _s3_errors(url):
+        pages = _kept_s3().get_paginator("list_objects_v2").paginate(Bucket=parts.netloc, Prefix=prefix, Delimiter="/")
+        return sorted(o["Key"].removeprefix(prefix) for page in pages for o in page.get("Contents", ()))
+
+
+def upload(path: Path, url: str, tell: Callable[[int], None] | None = None) -> None:
+    """Store a copy of a local file: in many parts at once if it is large, and not there until it is whole.
+
+    Args:
+        path: the file; stays.
+        url: ``file`` or ``s3``.
+        tell: called with the number of bytes that went up since its last call, from any thread.
+
+    Raises:
+        StorageError: it can't be stored.
+    """
+    if target := local_path(url):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+        return
+    parts = urlsplit(url)
+    extra = {"ChecksumAlgorithm": "CRC32", **_at_rest()}
+    with _s3_errors(url):
+        _s3().upload_file(str(path), parts.netloc, parts.path.lstrip("/"), ExtraArgs=extra, Callback=tell)
+
+
+def presign(url: str, seconds: int) -> str:
+    """A URL by which anybody may read an object for a while.
+
+    Args:
+        url: ``s3``; a ``file`` URL stays as it is.
+        seconds: a week at most.
+
+    Raises:
+        StorageError: no credentials.
+    """
+    if local_path(url):
+        return url
+    parts = urlsplit(url)
+    where = {"Bucket": parts.netloc, "Key": parts.path.lstrip("/")}
+    with _s3_errors(url):
+        return str(_s3().generate_presigned_url("get_object", Params=where, ExpiresIn=min(seconds, _WEEK_S)))
+
+
 def staging(url: str, scratch: Path, job_id: str) -> Path:
     """Where to make a file that will be put under a URL: beside its final place if that is local."""
     if path := local_path(url):
@@ -174,10 +310,7 @@ def put(staged: Path, url: str, *, force: bool) -> None:
         raise StorageError(f"{url} has appeared meanwhile; the result is {staged}")
     parts = urlsplit(url)
     if parts.scheme == "s3":
-        with _s3_errors(url):
-            _s3().upload_file(
-                str(staged), parts.netloc, parts.path.lstrip("/"), ExtraArgs={"ChecksumAlgorithm": "CRC32"}
-            )
+        upload(staged, url)
     else:
         with staged.open("rb") as f:
             size = str(staged.stat().st_size)
@@ -253,8 +386,18 @@ def _kept_s3() -> Any:
 
 def _s3() -> Any:
     import boto3  # noqa: PLC0415 - a quarter of a second, only for those who use it
+    from botocore.config import Config  # noqa: PLC0415
 
-    return boto3.session.Session().client("s3")  # not the cached one: credentials may have come since
+    # The endpoint comes by AWS_ENDPOINT_URL_S3; for this there is no name that boto3 knows. Presigned URLs by SigV4.
+    style = "path" if os.environ.get("VIDCLOUD_S3_PATH_STYLE") == "1" else "auto"
+    config = Config(signature_version=os.environ.get("VIDCLOUD_S3_SIGNATURE", "s3v4"), s3={"addressing_style": style})
+    return boto3.session.Session().client("s3", config=config)  # not the cached one: credentials may have come since
+
+
+def _at_rest() -> dict[str, str]:
+    """How a bucket is asked to encrypt: ``VIDCLOUD_S3_ENCRYPTION`` is ``AES256`` or ``aws:kms``."""
+    told = os.environ.get("VIDCLOUD_S3_ENCRYPTION")
+    return {"ServerSideEncryption": told} if told else {}
 
 
 @contextlib.contextmanager

@@ -66,6 +66,7 @@ def test_a_launched_line_names_the_job_and_the_node_alone(tmp_path, monkeypatch)
     from vidcloud import job as jobs
     from vidcloud.job import JobSpec
     from vidcloud.launcher import Launcher
+    from vidcloud.sites import ShareSite
 
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
     told = []
@@ -78,7 +79,7 @@ def test_a_launched_line_names_the_job_and_the_node_alone(tmp_path, monkeypatch)
             told.append(user_data)
 
     spec = JobSpec(id="j", created=0.0, input="s3://b/k", output="s3://b/o", filters=(), encode={})
-    Launcher(jobs.create(tmp_path, spec), Cloud()).start(2)
+    Launcher(ShareSite(jobs.create(tmp_path, spec), Cloud())).start(2)
     assert [UserData.parse(line).script for line in told] == ["collector", "processor"]
     for line in told:
         assert UserData.parse(line).arguments == ("--job", str(tmp_path / "jobs/j"), "--node", "{instance}")

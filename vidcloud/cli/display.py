@@ -42,6 +42,21 @@ def open_display(launcher: Any, *, quiet: bool = False, verbose: bool = False) -
         yield show
 
 
+@contextlib.contextmanager
+def upload_bar(*, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Something to call with the number of bytes that went up, and of all; nothing is shown before the first call."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("input"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("input", visible=False)
+        yield lambda done, total: bars.update(task, completed=done, total=total, visible=True)
+
+
 def _say(text: str) -> None:
     click.echo(text, err=True)
 

@@ -1,25 +1,34 @@
-"""``vidcloud scale``, ``status``, ``watch``, ``logs``, ``cancel``, ``resume`` and ``jobs``."""
+"""``vidcloud scale``, ``status``, ``watch``, ``logs``, ``audit``, ``cancel``, ``resume`` and ``jobs``."""
 
 import json
+import sys
 import time
 from pathlib import Path
 
 import click
 
 from vidcloud import job as job_module
-from vidcloud.cli.options import json_option, share_option
+from vidcloud.cli.options import cloud_options, json_option, key_values, share_option
 from vidcloud.errors import UsageError
-from vidcloud.job import JobDirectory
+from vidcloud.launcher import Launcher
+from vidcloud.sites import find_site, open_site
 
 
-def _find(name: str | None, share: Path | None) -> JobDirectory:
+def _launcher(name: str | None, share: Path | None, cloud: str | None, pairs: tuple[str, ...]) -> Launcher:
+    """The launcher of a job of this machine's, or with ``--cloud`` of one that was begun elsewhere."""
+    if cloud:
+        if name is None:
+            raise UsageError("with --cloud, say which JOB; `vidcloud instances` lists them")
+        return Launcher(find_site(name, cloud, key_values(pairs, "-o")))
+    if pairs:
+        raise UsageError(f"-o {pairs[0]}: add --cloud")
     share = share or job_module.default_share()
     if name is not None:
-        return job_module.find(name, share)
+        return Launcher(open_site(job_module.find(name, share)))
     found = job_module.all_jobs(share)
     if not found:
         raise UsageError(f"no jobs in {share}: start one with `vidcloud run`")
-    return found[-1]
+    return Launcher(open_site(found[-1]))
 
 
 @click.command()
@@ -28,30 +37,37 @@ def _find(name: str | None, share: Path | None) -> JobDirectory:
 @click.option("--add", type=int, metavar="K", help="How many more.")
 @click.option("--remove", type=int, metavar="K", help="How many fewer; the youngest give back their chunk and leave.")
 @share_option
-def scale(job: str, nodes: int | None, add: int | None, remove: int | None, share: Path | None) -> None:
+@cloud_options
+def scale(
+    job: str,
+    nodes: int | None,
+    add: int | None,
+    remove: int | None,
+    share: Path | None,
+    cloud: str | None,
+    pairs: tuple[str, ...],
+) -> None:
     """Add or remove processors while JOB runs."""
-    from vidcloud.launcher import Launcher
-
-    found = _find(job, share)
+    launcher = _launcher(job, share, cloud, pairs)
     if sum(x is not None for x in (nodes, add, remove)) != 1:
         raise UsageError("give one of --nodes N, --add K, --remove K")
     if (add is not None and add < 1) or (remove is not None and remove < 1):
         raise UsageError("--add and --remove take 1 or more")
-    wanted = nodes if nodes is not None else found.nodes() + (add or 0) - (remove or 0)
-    changed = Launcher(found).scale(wanted)
-    click.echo(f"{found.id}: {wanted} nodes ({changed:+d})")
+    wanted = nodes if nodes is not None else launcher.job.nodes() + (add or 0) - (remove or 0)
+    changed = launcher.scale(wanted)
+    click.echo(f"{launcher.job.id}: {wanted} nodes ({changed:+d})")
 
 
 @click.command()
 @click.argument("job", required=False)
 @share_option
+@cloud_options
 @json_option
-def status(job: str | None, share: Path | None, as_json: bool) -> None:
+def status(job: str | None, share: Path | None, cloud: str | None, pairs: tuple[str, ...], as_json: bool) -> None:
     """Show how JOB stands; without JOB, the newest one."""
     from vidcloud.cli.display import line
-    from vidcloud.launcher import Launcher
 
-    now = Launcher(_find(job, share)).status()
+    now = _launcher(job, share, cloud, pairs).status()
     if as_json:
         click.echo(json.dumps(now.to_json()))
         return
@@ -67,59 +83,110 @@ def status(job: str | None, share: Path | None, as_json: bool) -> None:
 @click.command()
 @click.argument("job", required=False)
 @share_option
-def watch(job: str | None, share: Path | None) -> None:
+@cloud_options
+def watch(job: str | None, share: Path | None, cloud: str | None, pairs: tuple[str, ...]) -> None:
     """Follow JOB until it ends; ^C leaves it running."""
     from vidcloud.cli.run import follow
     from vidcloud.errors import JobFailedError
-    from vidcloud.launcher import Launcher
 
-    found = _find(job, share)
-    follow(Launcher(found), as_json=False, verbose=False, supervise=False)
-    result = found.result() or {}
+    launcher = _launcher(job, share, cloud, pairs)
+    follow(launcher, as_json=False, verbose=False, supervise=False)
+    result = launcher.job.result() or {}
     if result.get("state") != "done":
-        raise JobFailedError(f"job {found.id} {result.get('state')}: {result.get('error', '')}")
+        raise JobFailedError(f"job {launcher.job.id} {result.get('state')}: {result.get('error', '')}")
 
 
 @click.command()
 @click.argument("job")
 @click.argument("node", required=False)
+@click.option("-f", "--follow", is_flag=True, help="Go on with what they print, until they have ended; ^C stops.")
 @share_option
-def logs(job: str, node: str | None, share: Path | None) -> None:
+@cloud_options
+def logs(
+    job: str, node: str | None, follow: bool, share: Path | None, cloud: str | None, pairs: tuple[str, ...]
+) -> None:
     """Show what the nodes of JOB printed; NODE picks one."""
-    from vidcloud.launcher import Launcher
+    launcher = _launcher(job, share, cloud, pairs)
+    if follow:
+        lines = launcher.follow(node)
+    else:
+        lines = ((name, line) for name, text in launcher.logs(node) for line in text.splitlines())
+    for name, line in lines:
+        click.echo(line if node else f"{name}: {line}")
 
-    for name, text in Launcher(_find(job, share)).logs(node):
-        for printed in text.splitlines():
-            click.echo(printed if node else f"{name}: {printed}")
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@share_option
+@cloud_options
+@click.argument("job")
+@click.argument("node")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def ssh(
+    job: str, node: str, command: tuple[str, ...], share: Path | None, cloud: str | None, pairs: tuple[str, ...]
+) -> int:
+    """Log in to the host of a NODE of JOB, or run COMMAND there, which gets no input.
+
+    The host's key is checked before, and pinned: what you log in to is the host that runs the node.
+    """
+    from vidcloud.remote import connect, interactive
+
+    target = _launcher(job, share, cloud, pairs).login(node)
+    if not command:
+        return interactive(target)
+
+    def show(to: int, data: bytes) -> None:
+        stream = sys.stdout.buffer if to == 1 else sys.stderr.buffer
+        stream.write(data)
+        stream.flush()
+
+    with connect(target) as remote:
+        code = remote.run(" ".join(command), timeout_s=None, show=show).code
+    return code if code >= 0 else 255  # as ssh says it, when a signal ended the command
 
 
 @click.command()
 @click.argument("job")
 @share_option
-def cancel(job: str, share: Path | None) -> None:
+@cloud_options
+@json_option
+def audit(job: str, share: Path | None, cloud: str | None, pairs: tuple[str, ...], as_json: bool) -> None:
+    """Show who started JOB far away, which data went where, and when it was removed."""
+    notes = _launcher(job, share, cloud, pairs).site.notes()
+    if as_json:
+        click.echo(json.dumps(notes))
+        return
+    for n in notes:
+        rest = " ".join(f"{k}={v}" for k, v in n.items() if k not in ("version", "when", "who", "action"))
+        click.echo(f"{n['when'][:19]}Z  {n['who']}  {n['action']}  {rest}")
+
+
+@click.command()
+@click.argument("job")
+@share_option
+@cloud_options
+def cancel(job: str, share: Path | None, cloud: str | None, pairs: tuple[str, ...]) -> None:
     """End JOB and all it started; its pixels and half-made output go, its record stays."""
-    from vidcloud.launcher import Launcher
-
-    found = _find(job, share)
-    Launcher(found).cancel()
-    click.echo(f"{found.id}: cancelled")
+    launcher = _launcher(job, share, cloud, pairs)
+    launcher.cancel()
+    click.echo(f"{launcher.job.id}: cancelled")
 
 
 @click.command()
 @click.argument("job")
 @share_option
+@cloud_options
 @json_option
 @click.option("-v", "--verbose", is_flag=True, help="Say what the nodes log, too.")
-def resume(job: str, share: Path | None, as_json: bool, verbose: bool) -> None:
+def resume(
+    job: str, share: Path | None, cloud: str | None, pairs: tuple[str, ...], as_json: bool, verbose: bool
+) -> None:
     """Let JOB go on that broke off or failed; what is done is not done again."""
     from vidcloud.cli.run import guarded_follow
-    from vidcloud.launcher import Launcher
 
-    found = _find(job, share)
-    launcher = Launcher(found)
+    launcher = _launcher(job, share, cloud, pairs)
     began = launcher.resume()
     if not began:
-        click.echo(f"vidcloud: job {found.id} is running; watching it", err=True)
+        click.echo(f"vidcloud: job {launcher.job.id} is running; watching it", err=True)
     guarded_follow(launcher, as_json=as_json, verbose=verbose, supervise=began)
 
 

@@ -20,6 +20,18 @@ def share_option(command: F) -> F:
     )(command)
 
 
+def cloud_options(command: F) -> F:
+    """``--cloud`` and ``-o``, for jobs that were begun on another machine."""
+    for option in reversed(
+        [
+            click.option("--cloud", help="Where JOB is, if it was begun on another machine."),
+            click.option("-o", "pairs", multiple=True, metavar="KEY=VALUE", help="Option of that cloud."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
 def encoder_options(command: F) -> F:
     """``--codec``, ``--crf``, ``--preset``, ``--pix-fmt`` and ``-e``."""
     for option in reversed(

@@ -1,5 +1,6 @@
 """``vidcloud collector`` and ``vidcloud processor``: the roles themselves, as role scripts start them."""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -18,6 +19,22 @@ def _job(path: str) -> "JobDirectory":  # type: ignore[name-defined] # noqa: F82
     return job
 
 
+def _log(job: "JobDirectory", node: str, *, verbose: bool, copy: bool) -> None:  # type: ignore[name-defined] # noqa: F821
+    """The local cloud keeps what nodes print; machines that go away leave it on the share."""
+    if copy:
+        job.make()
+    log.setup(
+        verbose=verbose or bool(os.environ.get("VIDCLOUD_VERBOSE")), copy=job.logs / f"{node}.log" if copy else None
+    )
+
+
+def _fail(error: VidcloudError) -> None:
+    # The log may be all that anybody sees of a machine that is gone.
+    logging.getLogger("vidcloud.role").error("ended by: %s", error)
+    click.echo(f"vidcloud: {error}", err=True)
+    _leave(error.exit_code)
+
+
 def _leave(code: int) -> None:
     """End without waiting for threads that are inside a codec."""
     sys.stdout.flush()
@@ -29,16 +46,25 @@ def _leave(code: int) -> None:
 @click.option("--job", required=True, metavar="DIR", help="The job's directory on the share.")
 @click.option("--node", default="collector-0", show_default=True, help="This instance's id.")
 @click.option("-v", "--verbose", is_flag=True, help="Log every chunk.")
-def collector(job: str, node: str, verbose: bool) -> None:
+@click.option("--home", default="", metavar="URL", help="The job's home, for launchers that don't see the share.")
+def collector(job: str, node: str, verbose: bool, home: str) -> None:
     """Prepare units, accept results in order, assemble and store the output."""
-    log.setup(verbose=verbose or bool(os.environ.get("VIDCLOUD_VERBOSE")))
+    directory = _job(job)
+    _log(directory, node, verbose=verbose, copy=bool(home))
     from vidcloud.collector import run_collector
 
     try:
-        result = run_collector(_job(job), node)
+        if home:
+            from vidcloud.home import Home, Mirror
+
+            mirror = Mirror(directory, Home(home))
+            with mirror.running():
+                result = run_collector(directory, node)
+            mirror.finish()
+        else:
+            result = run_collector(directory, node)
     except VidcloudError as e:
-        click.echo(f"vidcloud: {e}", err=True)
-        _leave(e.exit_code)
+        _fail(e)
     _leave(0 if result["state"] == "done" else 1)
 
 
@@ -46,16 +72,17 @@ def collector(job: str, node: str, verbose: bool) -> None:
 @click.option("--job", required=True, metavar="DIR", help="The job's directory on the share.")
 @click.option("--node", required=True, help="This instance's id; new in the job.")
 @click.option("-v", "--verbose", is_flag=True, help="Log every chunk.")
-def processor(job: str, node: str, verbose: bool) -> None:
+@click.option("--log/--no-log", "copy", default=False, help="Also log to the job's logs/ on the share.")
+def processor(job: str, node: str, verbose: bool, copy: bool) -> None:
     """Claim units, filter them, publish the results, until there is no more."""
-    log.setup(verbose=verbose or bool(os.environ.get("VIDCLOUD_VERBOSE")))
+    directory = _job(job)
+    _log(directory, node, verbose=verbose, copy=copy)
     from vidcloud.processor import run_processor
 
     try:
-        run_processor(_job(job), node)
+        run_processor(directory, node)
     except VidcloudError as e:
-        click.echo(f"vidcloud: {e}", err=True)
-        _leave(e.exit_code)
+        _fail(e)
     _leave(0)
 
 
@@ -64,5 +91,6 @@ def processor(job: str, node: str, verbose: bool) -> None:
 def supervise(job: str) -> None:
     """Replace nodes that die until the job ends: what a launcher does, without a terminal."""
     from vidcloud.launcher import Launcher
+    from vidcloud.sites import open_site
 
-    Launcher(_job(job)).supervise()
+    Launcher(open_site(_job(job))).supervise()

@@ -1,6 +1,7 @@
 """``vidcloud run``."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -11,12 +12,16 @@ from typing import Any
 import click
 
 from vidcloud.cli.options import encoder_options, json_option, key_values, share_option
-from vidcloud.errors import EXIT_INTERRUPTED
+from vidcloud.errors import EXIT_INTERRUPTED, UsageError
+
+_OPTION = re.compile(r"[a-z][a-z0-9_]*=")
+"""How options of clouds look; a file of such a name is given as ./NAME."""
 
 
 @click.command()
 @click.argument("input", metavar="INPUT")
-@click.option("-o", "--output", metavar="OUTPUT", help="Path or URL.  [default: beside the input, cat.neon.mp4]")
+@click.option("-o", "--output", "outputs", multiple=True, metavar="OUTPUT|KEY=VALUE",
+              help="Path or URL [default: beside the input, cat.neon.mp4]; or an option of the --cloud.")  # fmt: skip
 @click.option("--filter", "filters", multiple=True, required=True, metavar="NAME[:k=v,…]",
               help="Filter by name, or FILE.py:NAME; several make a chain.")  # fmt: skip
 @click.option("--nodes", default=1, show_default=True, metavar="N", type=int, help="Processors.")
@@ -30,7 +35,7 @@ from vidcloud.errors import EXIT_INTERRUPTED
 @click.option("--source", type=click.Choice(["share", "ranges"]), default="share", show_default=True,
               help="Where processors read an input by URL: its copy on the share, or ranges of it.")  # fmt: skip
 @encoder_options
-@click.option("--cloud", default="local", show_default=True, help="Where instances come from.")
+@click.option("--cloud", default="local", show_default=True, help="Where instances come from: local, ssh, ec2.")
 @share_option
 @click.option("--job-id", metavar="ID", help="Name the job.")
 @click.option("--window", default=0, metavar="CHUNKS", type=int,
@@ -47,35 +52,47 @@ from vidcloud.errors import EXIT_INTERRUPTED
               help="When the input is damaged or cut short.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace an output that exists.")
 @click.option("--proof/--no-proof", default=True, show_default=True, help="Leave OUTPUT.proof.json beside the output.")
+@click.option("--dry-run", is_flag=True, help="Check all and say what would be started; start nothing.")
 @click.option("--detach", is_flag=True, help="Print the job's id and return; the job goes on.")
 @json_option
 @click.option("-v", "--verbose", is_flag=True, help="Say what the nodes log, too.")
 def run(
     input: str,
     filters: tuple[str, ...],
+    outputs: tuple[str, ...],
     encoder: tuple[str, ...],
     share: Path | None,
+    dry_run: bool,
     detach: bool,
     as_json: bool,
     verbose: bool,
     nodes: int,
+    cloud: str,
     **options: Any,
 ) -> None:
     """Filter a video on many nodes.
 
     INPUT is a path or an http(s):// or s3:// URL.
     """
+    from vidcloud.cli.display import upload_bar
     from vidcloud.launcher import Launcher
-    from vidcloud.request import Request, create
+    from vidcloud.request import Request, check, create
+    from vidcloud.sites import open_site
 
     signal.signal(signal.SIGTERM, _terminate)
+    output, cloud_options = _outputs(outputs, cloud)
     request = Request(
-        input=input, filters=filters, nodes=nodes, share=share, options=key_values(encoder, "-e"), **options
-    )
+        input=input, filters=filters, nodes=nodes, share=share, options=key_values(encoder, "-e"), output=output,
+        cloud=cloud, cloud_options=cloud_options, **options,
+    )  # fmt: skip
+    if dry_run:
+        _preview(check(request), nodes)
+        return
     job = create(request)
-    launcher = Launcher(job)
+    launcher = Launcher(open_site(job))
     try:
-        launcher.start(nodes)
+        with upload_bar(quiet=as_json) as tell:
+            launcher.start(nodes, tell)
         if detach:
             _supervise_in_background(job.root)
             click.echo(json.dumps({"job": job.id}) if as_json else job.id)
@@ -83,6 +100,29 @@ def run(
     except (KeyboardInterrupt, SystemExit):
         _cancel(launcher)
     guarded_follow(launcher, as_json=as_json, verbose=verbose)
+
+
+def _outputs(given: tuple[str, ...], cloud: str) -> tuple[str | None, dict[str, str]]:
+    """What of ``-o`` is the output, and what options of a cloud."""
+    options = [o for o in given if cloud != "local" and _OPTION.match(o)]
+    outputs = [o for o in given if o not in options]
+    if len(outputs) > 1:
+        raise UsageError(f"-o {outputs[1]}: there is one output only, and {outputs[0]} is it")
+    return (outputs[0] if outputs else None), key_values(tuple(options), "-o")
+
+
+def _preview(checked: Any, nodes: int) -> None:
+    from vidcloud.clouds.base import open_remote
+
+    spec = checked.spec
+    click.echo(f"{checked.site.get('input', spec.input)} -> {checked.site.get('output', spec.output)}")
+    if checked.site.get("home"):
+        cloud = open_remote(checked.site["cloud"], spec.id, checked.site["options"], checked.site["home"])
+        lines = cloud.preview(nodes)
+    else:
+        lines = [f"1 collector and {nodes} processors on this machine"]
+    for line in lines:
+        click.echo(line)
 
 
 def guarded_follow(launcher: Any, *, as_json: bool, verbose: bool, supervise: bool = True) -> None:

@@ -1,10 +1,15 @@
 """The seam of the clouds: where instances come from. Each verb as in EC2."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from vidcloud.errors import UsageError
+
+if TYPE_CHECKING:
+    from vidcloud.remote import Target
 
 Role = Literal["collector", "processor"]
 InstanceState = Literal["pending", "running", "shutting-down", "terminated"]
@@ -20,7 +25,7 @@ class Instance:
         state: as in EC2.
         address: where it can be reached.
         launched: seconds since 1970, UTC.
-        pid: process id, on the local cloud; else 0.
+        pid: process id, where an instance is a process; else 0.
     """
 
     id: str
@@ -71,21 +76,122 @@ class Cloud(Protocol):
         ...
 
 
+class RemoteCloud(Cloud, Protocol):
+    """A cloud whose nodes' share the launcher does not see: the job has a home (`vidcloud.home`)."""
+
+    @property
+    def home(self) -> str:
+        """URL of the job's home, as told or as its instances are tagged; "" if there are none."""
+        ...
+
+    @property
+    def lifetime_s(self) -> int:
+        """Seconds after which a node ends itself, whatever happens."""
+        ...
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What nodes must know to reach the home; no secrets."""
+        ...
+
+    def preview(self, nodes: int) -> list[str]:
+        """What a job of so many processors would start and about cost, in lines; changes nothing."""
+        ...
+
+
+@runtime_checkable
+class Reachable(Protocol):
+    """A cloud whose instances can be logged in to."""
+
+    def login(self, instance_id: str) -> "Target":
+        """Where to log in for an instance, and how to know the host.
+
+        Raises:
+            UsageError: no such instance, or it runs on this machine.
+        """
+        ...
+
+
+NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
+LOCAL, REMOTE = ("local", "ssh"), ("ec2",)
+"""Clouds whose share the launcher sees, and those whose jobs have a home."""
+
+
 def cloud_names() -> tuple[str, ...]:
     """The clouds there are."""
-    return ("local",)
+    return (*LOCAL, *REMOTE)
 
 
-def open_cloud(name: str, job_root: str) -> Cloud:
-    """The cloud of that name, for one job.
+def check_options(name: str, options: Mapping[str, str]) -> dict[str, str]:
+    """Check a cloud's name and options, and have this process reach the cloud's storage.
+
+    Args:
+        name: of the cloud.
+        options: of ``-o``.
+
+    Returns:
+        All options that count, also those from files and the environment, so that later commands need not find them.
 
     Raises:
-        UsageError: there is none of that name.
+        UsageError: there is none of that name, it knows no such option, or it does not say where homes are.
     """
-    if name == "local":
-        from pathlib import Path  # noqa: PLC0415
+    if name not in cloud_names():
+        raise UsageError(f"no cloud {name!r}: there are {', '.join(cloud_names())}")
+    if name in LOCAL:
+        open_cloud(name, Path(), options)
+        return dict(options)
+    from vidcloud.clouds.settings import read_settings  # noqa: PLC0415 - each cloud brings its own libraries
 
-        from vidcloud.clouds.local import LocalCloud  # noqa: PLC0415 - each cloud brings its own libraries
+    settings = read_settings(name, options)
+    settings.adopt()
+    if not settings.bucket:
+        raise UsageError(f"--cloud {name} needs -o bucket=s3://BUCKET/FOLDER: input, records and output go through it")
+    eucarc = {"eucarc": str(Path(options["eucarc"]).expanduser().absolute())} if "eucarc" in options else {}
+    return {**settings.pairs(), **eucarc}
 
-        return LocalCloud(Path(job_root))
-    raise UsageError(f"no cloud {name!r}: there are {', '.join(cloud_names())}")
+
+def open_cloud(name: str, root: Path, options: Mapping[str, str] = NO_OPTIONS) -> Cloud:
+    """The cloud of that name, for a job whose directory the launcher sees.
+
+    Args:
+        name: of the cloud.
+        root: the job's directory.
+        options: the cloud's own, as the user set them; none is a secret.
+
+    Raises:
+        UsageError: there is none of that name, or it doesn't know an option.
+    """
+    if name == "ssh":
+        from vidcloud.clouds.ssh import SshCloud  # noqa: PLC0415
+
+        return SshCloud(root, options)
+    if name != "local":
+        raise UsageError(f"no cloud {name!r}: there are {', '.join(cloud_names())}")
+    from vidcloud.clouds.local import LocalCloud  # noqa: PLC0415
+
+    if options:
+        raise UsageError(f"-o {next(iter(options))}: the local cloud has no options")
+    return LocalCloud(root)
+
+
+def open_remote(name: str, job_id: str, options: Mapping[str, str], home: str = "") -> RemoteCloud:
+    """The cloud of that name, for a job with a home.
+
+    Args:
+        name: of the cloud.
+        job_id: the job.
+        options: the cloud's own.
+        home: URL of the job's home; by default what its instances are tagged with.
+
+    Raises:
+        UsageError: there is none of that name, or its options are wrong.
+        CloudError: it can't be reached.
+    """
+    if name not in REMOTE:
+        raise UsageError(f"no cloud {name!r} far away: there are {', '.join(REMOTE)}")
+    from vidcloud.clouds.ec2 import EC2Cloud  # noqa: PLC0415
+    from vidcloud.clouds.settings import read_settings  # noqa: PLC0415
+
+    settings = read_settings(name, options)
+    settings.adopt()
+    return EC2Cloud(job_id, settings, home)

@@ -102,6 +102,7 @@ def test_one_command_at_a_time_sees_to_the_nodes(tmp_path):
 
     from vidcloud.clouds.base import Instance
     from vidcloud.launcher import Launcher
+    from vidcloud.sites import ShareSite
 
     job = jobs.create(tmp_path, spec())
     job.write_nodes(3)
@@ -117,7 +118,7 @@ def test_one_command_at_a_time_sees_to_the_nodes(tmp_path):
 
     def reconcile():
         both.wait()
-        Launcher(job, SlowCloud()).scale(3)
+        Launcher(ShareSite(job, SlowCloud())).scale(3)
 
     threads = [threading.Thread(target=reconcile) for _ in range(2)]
     for t in threads:
@@ -131,6 +132,7 @@ def test_scale_tells_what_it_changed_although_a_supervisor_was_faster(tmp_path):
     """Regression: it said +0 when the supervisor had started the nodes between its two steps."""
     from vidcloud.clouds.base import Instance
     from vidcloud.launcher import Launcher
+    from vidcloud.sites import ShareSite
 
     job = jobs.create(tmp_path, spec())
     job.write_nodes(1)
@@ -139,4 +141,4 @@ def test_scale_tells_what_it_changed_although_a_supervisor_was_faster(tmp_path):
         def describe_instances(self):
             return [Instance(f"p{n}", "processor", "running", "", 0.0) for n in range(job.nodes())]
 
-    assert Launcher(job, QuickCloud()).scale(3) == 2
+    assert Launcher(ShareSite(job, QuickCloud())).scale(3) == 2

@@ -1,0 +1,341 @@
+"""The boot hook and the role scripts as they are, under /bin/sh, on a machine whose system commands are stubs.
+
+The metadata service and the server of bundles are real HTTP servers on loopback; stubs write down what they are asked.
+"""
+
+import contextlib
+import http.server
+import os
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from vidcloud import boot
+from vidcloud import job as jobs
+from vidcloud.job import JobSpec
+
+SCRIPTS = boot.local_path_of_scripts()
+
+
+class Machine:
+    """A folder that looks like a machine to the scripts, and what happened there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.calls = folder, folder / "calls"
+        self.served: dict[str, bytes] = {"/latest/meta-data/instance-id": b"i-007"}
+        self.broken = 0
+        self.booted: subprocess.Popen[str] | None = None
+        self.bin = folder / "bin"
+        self.bin.mkdir()
+        self.calls.touch()
+        for name in ("poweroff", "shutdown", "exportfs", "systemctl", "mount", "umount", "chown", "mountpoint"):
+            self.stub(name)
+        self.stub("mountpoint", "exit 1")
+        self.stub("setpriv", 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"')
+        self.stub("python", self.role())
+        self.share = folder / "srv"
+        self.job = jobs.create(
+            folder / "launcher",
+            JobSpec(id="j", created=0.0, input="s3://b/i", output="s3://b/o", filters=(), encode={}),
+        )
+        (self.job.plugins / "12.py").write_text("# mine")
+
+    def stub(self, name: str, then: str = "") -> None:
+        path = self.bin / name
+        path.write_text(f'#!/bin/sh\necho "{name} $*" >>{self.calls}\n{then}\n')
+        path.chmod(0o755)
+
+    def role(self, then: str = "") -> str:
+        """A role that shows what it got, and does something."""
+        told = f'printf "<%s>" "$@" >>{self.calls}; echo " reads $AWS_DEFAULT_REGION" >>{self.calls}; {then}'
+        return f'case "$*" in *zipfile*) exit 0 ;; esac\n{told}'
+
+    def said(self) -> str:
+        return self.calls.read_text()
+
+    def when(self, text: str, seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while text not in self.said():
+            assert time.monotonic() < deadline, f"never came: {text!r}\n{self.said()}"
+            time.sleep(0.02)
+
+    def environment(self, port: int) -> dict[str, str]:
+        return {
+            "PATH": f"{self.bin}:{os.environ['PATH']}",
+            "VIDCLOUD_METADATA": f"http://127.0.0.1:{port}",
+            "VIDCLOUD_RUN": str(self.folder / "run"),
+            "VIDCLOUD_BOOT_LOG": str(self.folder / "boot.log"),
+            "VIDCLOUD_CONSOLE": str(self.folder / "console"),
+            "VIDCLOUD_PYTHON": str(self.bin / "python"),
+            "VIDCLOUD_SHARE_ROOT": str(self.share),
+            "VIDCLOUD_PATIENCE": "0.05",
+        }
+
+    @contextlib.contextmanager
+    def serving(self):
+        machine = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_PUT(self):
+                self.answer(b"token" if "X-aws-ec2-metadata-token-ttl-seconds" in self.headers else None)
+
+            def do_GET(self):
+                if self.path.startswith("/latest/") and self.headers["X-aws-ec2-metadata-token"] != "token":
+                    self.send_error(401)
+                    return
+                if self.path.startswith("/bundle") and machine.broken:
+                    machine.broken -= 1
+                    self.send_error(503)
+                    return
+                self.answer(machine.served.get(self.path.partition("?")[0]))
+
+            def answer(self, body):
+                self.send_response(404 if body is None else 200)
+                self.send_header("content-length", str(len(body or b"")))
+                self.end_headers()
+                self.wfile.write(body or b"")
+
+            def log_message(self, *args):
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+            server.server_close()
+
+    def bundle(self) -> str:
+        target = self.folder / "bundle.tar"
+        pin = boot.make_bundle(self.job.root, target)
+        self.served["/bundle.tar"] = target.read_bytes()
+        return pin
+
+    def start(self, port: int, *words: str, pin: str | None = None, script: str = "processor") -> subprocess.Popen[str]:
+        """Boot with a line."""
+        made = self.bundle()
+        server = f"http://127.0.0.1:{port}/bundle.tar?X-Amz-Signature=hush#sha256={pin or made}"
+        self.served["/latest/user-data"] = boot.UserData(script, server, words).compose().encode()
+        self.booted = subprocess.Popen(
+            ["/bin/sh", str(SCRIPTS / "rc.local")], env=self.environment(port), text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        return self.booted
+
+    def leave(self) -> None:
+        if self.booted and self.booted.poll() is None:
+            os.killpg(self.booted.pid, signal.SIGKILL)
+
+    def boot(self, *words: str, **kwargs) -> str:
+        with self.serving() as port:
+            child = self.start(port, *words, **kwargs)
+            out, _ = child.communicate(timeout=60)
+        return out + (self.folder / "console").read_text()
+
+
+PROCESSOR = ("--job", "j", "--node", "{instance}", "--collector", "10.0.0.5")
+COLLECTOR = ("--job", "j", "--node", "{instance}", "--home", "s3://b/homes/j")
+
+
+@pytest.fixture
+def machine(tmp_path):
+    made = Machine(tmp_path)
+    # What a mount would bring.
+    made.stub("mount", f"mkdir -p {made.share}/jobs/j; touch {made.share}/jobs/j/spec.json")
+    yield made
+    made.leave()
+
+
+def test_a_line_makes_a_processor_and_then_the_machine_goes(machine):
+    told = machine.boot(*PROCESSOR, "--lifetime", "100", "--env", "AWS_DEFAULT_REGION=mars-1")
+    calls = machine.said().splitlines()
+    assert calls[0] == "shutdown -h +2"
+    assert calls[1].startswith("mountpoint")
+    assert calls[2].startswith("mount -t nfs -o vers=4.2,proto=tcp,hard,")
+    assert calls[2].endswith(f"10.0.0.5:{machine.share} {machine.share}")
+    role = f"<-P><-m><vidcloud><processor><--job><{machine.share}/jobs/j><--node><i-007><--log> reads mars-1"
+    assert role in calls
+    assert calls[-1] == "poweroff "
+    assert "i-007 becomes a processor" in told
+
+
+def test_a_collector_has_the_job_and_exports_to_its_nodes_alone(machine):
+    """Regression: the prototype exported to a whole /24, with no_root_squash, insecure, async."""
+    hosts = machine.share / "jobs/j/hosts"
+    machine.stub("python", machine.role(f"while [ ! -e {machine.folder}/finish ]; do sleep 0.05; done"))
+    with machine.serving() as port:
+        child = machine.start(port, *COLLECTOR, script="collector")
+        machine.when("<collector>")
+        hosts.write_text("10.0.0.7\n$(touch /tmp/never)\n10.0.0.8\n")
+        machine.when("10.0.0.8:")
+        hosts.write_text("10.0.0.8\n10.0.0.9\n")
+        machine.when("-u 10.0.0.7:")
+        machine.when("10.0.0.9:")
+        (machine.folder / "finish").touch()
+        child.communicate(timeout=60)
+    assert (machine.share / "jobs/j/plugins/12.py").read_text() == "# mine"
+    exports = [c for c in machine.said().splitlines() if c.startswith("exportfs")]
+    told = "exportfs -o rw,sync,root_squash,no_subtree_check,fsid=1"
+    assert exports[:4] == [
+        *(f"{told} 10.0.0.{n}:{machine.share}" for n in (7, 8, 9)), f"exportfs -u 10.0.0.7:{machine.share}",
+    ]  # fmt: skip
+    assert exports[4:] == ["exportfs -ua"]
+    assert machine.said().splitlines()[-1] == "poweroff "
+    assert "<--home><s3://b/homes/j>" in machine.said()
+
+
+def test_a_collector_waits_for_nodes_that_leave(machine):
+    """Whoever has the share mounted must hear that the job has ended."""
+    beat = machine.share / "jobs/j/workers/i-1.beat"
+    machine.stub("python", machine.role(f"mkdir -p {beat.parent}; touch {beat}"))
+    with machine.serving() as port:
+        child = machine.start(port, *COLLECTOR, script="collector")
+        machine.when("<collector>")
+        time.sleep(0.5)  # nothing tells that something does not happen
+        assert "exportfs -ua" not in machine.said()
+        beat.unlink()
+        child.communicate(timeout=60)
+    assert "exportfs -ua" in machine.said()
+
+
+def test_another_bundle_is_refused(machine):
+    told = machine.boot(*PROCESSOR, pin="0" * 64)
+    assert "not the one that was pinned: this machine goes off" in told
+    assert machine.said() == "poweroff \n"
+    assert "hush" not in told
+
+
+def test_a_server_that_is_busy_is_asked_again(machine):
+    machine.broken = 2
+    assert "becomes a processor" in machine.boot(*PROCESSOR)
+
+
+def test_a_bundle_that_never_comes(machine):
+    machine.broken = 1000
+    told = machine.boot(*PROCESSOR)
+    assert "can't fetch the bundle from http://127.0.0.1:" in told
+    assert "hush" not in told
+    assert machine.said() == "poweroff \n"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--job", "../x", "--node", "n"), "bad job"),
+        (("--job", "j", "--node", "a b"), "bad node"),
+        (("--job", "j", "--node", "n", "--collector", "$(reboot)"), "bad --collector"),
+        (("--job", "j", "--node", "n", "--env", "LD_PRELOAD=x"), "LD_PRELOAD: this setting is not for nodes"),
+        (("--job", "j", "--node", "n", "--what", "x"), "unknown argument --what"),
+        (("--job", "j", "--node", "n", "--lifetime"), "--lifetime has no value"),
+        (("--job", "j", "--node", "n", "--lifetime", "1;x", "--collector", "::1"), "bad time"),
+    ],
+)
+def test_bad_arguments_end_the_machine(machine, words, told):
+    assert told in machine.boot(*words)
+    assert machine.said().splitlines()[-1] == "poweroff "
+    assert "<processor>" not in machine.said()
+
+
+def test_arguments_survive_the_shell(machine):
+    odd = "VIDCLOUD_X=a 'b' \"c\" $HOME `date` \\ *"
+    machine.stub("python", machine.role(f'printf "%s\\n" "$VIDCLOUD_X" >>{machine.calls}'))
+    machine.boot(*PROCESSOR, "--env", odd)
+    assert odd.removeprefix("VIDCLOUD_X=") in machine.said().splitlines()
+
+
+@pytest.mark.parametrize("user_data", [b"", b"#!/bin/sh\necho [ x ]\n", b"#cloud-config\n", b"hello world", b"a b [ c"])
+def test_a_machine_with_other_user_data_is_left_alone(machine, user_data):
+    machine.served["/latest/user-data"] = user_data
+    with machine.serving() as port:
+        done = subprocess.run(
+            ["/bin/sh", str(SCRIPTS / "rc.local")], env=machine.environment(port), timeout=60, check=False
+        )
+    assert done.returncode == 0
+    assert machine.said() == ""
+
+
+def test_an_unknown_or_strange_script(machine):
+    assert "has no script mayor" in machine.boot(*PROCESSOR, script="mayor")
+    line = f"../../bin/sh http://127.0.0.1/x.tar#sha256={'0' * 64} [ x ]"
+    machine.served["/latest/user-data"] = line.encode()
+    with machine.serving() as port:
+        subprocess.run(["/bin/sh", str(SCRIPTS / "rc.local")], env=machine.environment(port), timeout=60, check=False)
+    assert "is no name of a script" in (machine.folder / "console").read_text()
+
+
+def test_an_unpinned_bundle(machine):
+    machine.served["/latest/user-data"] = b"processor http://127.0.0.1/bundle.tar [ --job j ]"
+    with machine.serving() as port:
+        subprocess.run(["/bin/sh", str(SCRIPTS / "rc.local")], env=machine.environment(port), timeout=60, check=False)
+    assert "not pinned" in (machine.folder / "console").read_text()
+    assert machine.said() == "poweroff \n"
+
+
+def test_no_metadata_service_at_all(machine):
+    with machine.serving() as port:
+        pass
+    done = subprocess.run(
+        ["/bin/sh", str(SCRIPTS / "rc.local")], env=machine.environment(port), timeout=60, check=False
+    )
+    assert done.returncode == 0
+    assert machine.said() == ""
+
+
+DRAINS = "trap 'echo drained >>CALLS; exit 0' TERM; while :; do sleep 0.05; done"
+
+
+@pytest.mark.parametrize(
+    "path", ["/latest/meta-data/spot/instance-action", "/latest/meta-data/events/recommendations/rebalance"]
+)
+def test_a_notice_of_the_clouds_drains_the_role(machine, path):
+    machine.stub("python", machine.role(DRAINS.replace("CALLS", str(machine.calls))))
+    with machine.serving() as port:
+        child = machine.start(port, *PROCESSOR)
+        machine.when("<processor>")
+        assert "drained" not in machine.said()
+        machine.served[path] = b'{"action": "terminate"}'
+        child.communicate(timeout=60)
+    assert machine.said().splitlines()[-3:] == ["drained", f"umount {machine.share}", "poweroff "]
+
+
+def test_a_launcher_that_wants_fewer_nodes_drains_the_role(machine):
+    machine.stub("python", machine.role(DRAINS.replace("CALLS", str(machine.calls))))
+    with machine.serving() as port:
+        child = machine.start(port, *PROCESSOR)
+        machine.when("<processor>")
+        (machine.share / "jobs/j/drain").write_text("i-00\ni-0070\ni-007\n")
+        child.communicate(timeout=60)
+    assert "drained" in machine.said()
+    assert "asked to drain: i-007 leaves" in (machine.folder / "console").read_text()
+
+
+def test_a_share_that_never_comes_ends_the_machine(machine):
+    machine.stub("mount", "echo refused >&2; exit 32")
+    told = machine.boot(*PROCESSOR, "--dead-man", "2")
+    assert "no share at 10.0.0.5 for 2 s: refused" in told
+    assert machine.said().splitlines()[-1] == "poweroff "
+
+
+def test_a_share_that_falls_silent_ends_a_role_that_hangs_in_it(machine):
+    machine.stub("python", machine.role("while :; do sleep 0.05; done"))
+    with machine.serving() as port:
+        child = machine.start(port, *PROCESSOR, "--dead-man", "10")
+        machine.when("<processor>")
+        (machine.share / "jobs/j/spec.json").unlink()
+        child.communicate(timeout=60)
+    assert "the share is silent for 10 s: i-007 gives up" in (machine.folder / "console").read_text()
+
+
+def test_scripts_are_clean():
+    done = subprocess.run(
+        ["shellcheck", "-x", "--severity=warning", *(f"userdata/{n}" for n in ("rc.local", "host.sh", "collector", "processor"))],
+        cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout

@@ -1,0 +1,152 @@
+"""A launcher whose job is far away, over a cloud that only writes down what it is asked."""
+
+import pytest
+
+from vidcloud import boot, home
+from vidcloud import job as jobs
+from vidcloud.clouds.base import Instance
+from vidcloud.errors import StorageError
+from vidcloud.job import JobSpec
+from vidcloud.launcher import Launcher
+from vidcloud.sites import HomeSite
+
+
+class PaperCloud:
+    """Instances on paper; the collector's has an address."""
+
+    lifetime_s = 3600
+    environment = {"AWS_REGION": "mars-1"}
+
+    def __init__(self, home_url):
+        self.home = home_url
+        self.instances = []
+        self.lines = []
+        self.drained = []
+
+    def run_instances(self, role, user_data, count):
+        self.lines.append(user_data)
+        first = len(self.instances)
+        made = [
+            Instance(f"i-{first + n}", role, "running", f"10.0.0.{first + n}", float(first + n)) for n in range(count)
+        ]
+        self.instances += made
+        return made
+
+    def describe_instances(self):
+        return list(self.instances)
+
+    def terminate_instances(self, ids, *, drain=False):
+        if drain:
+            self.drained += ids
+        self.instances = [
+            Instance(i.id, i.role, "shutting-down" if drain else "terminated", i.address, i.launched)
+            if i.id in ids
+            else i
+            for i in self.instances
+        ]
+
+    def console_output(self, instance_id):
+        return f"console of {instance_id}"
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A job from a file here to a file here, its site, and where the collector would leave the output."""
+    source = tmp_path / "cat.avi"
+    source.write_bytes(b"a cat")
+    url = f"file://{tmp_path}/homes/j"
+    spec = JobSpec(
+        id="j", created=0.0, input=f"{url}/input/cat.avi", output=f"{url}/output/cat.mp4", filters=(), encode={}
+    )
+    job = jobs.create(tmp_path / "share", spec)
+    wanted = f"file://{tmp_path}/cat.mp4"
+    job.write_site({"cloud": "paper", "options": {}, "home": url, "input": str(source), "output": wanted})
+    (job.plugins / "0123.py").write_text("# mine")
+    return HomeSite(url, PaperCloud(url), job)
+
+
+def test_a_start_uploads_all_and_starts_pinned_lines(begun, tmp_path):
+    told = []
+    Launcher(begun).start(2, lambda done, total: told.append((done, total)))
+    assert (tmp_path / "homes/j/input/cat.avi").read_bytes() == b"a cat"
+    collector, processor = (boot.UserData.parse(line) for line in begun.cloud.lines)
+    assert collector.script == "collector"
+    assert "#sha256=" in collector.server
+    assert collector.arguments[-2:] == ("--home", begun.cloud.home)
+    assert collector.arguments[6:8] == ("--env", "AWS_REGION=mars-1")
+    assert processor.arguments[-2:] == ("--collector", "10.0.0.0")
+    assert begun.records.lines("hosts") == ["10.0.0.1", "10.0.0.2"], "processors, and nobody else"
+    assert begun.records.nodes() == 2
+    assert begun.records.spec().id == "j"
+
+
+def test_the_bundle_holds_what_nodes_need_and_nothing_else(begun, tmp_path):
+    import tarfile
+
+    Launcher(begun).start(1)
+    with tarfile.open(tmp_path / "homes/j/bundle.tar") as tar:
+        names = set(tar.getnames())
+    assert {"collector", "processor", "job/spec.json", "job/plugins/0123.py"} <= names
+    assert any(n.startswith("wheels/vidcloud-") for n in names)
+    assert not any("site.json" in n or "instances" in n for n in names)
+
+
+def test_scaling_drains_by_the_home(begun):
+    launcher = Launcher(begun)
+    launcher.start(3)
+    begun.records.write_progress({"frames": {}})
+    assert launcher.scale(1) == -2
+    assert begun.records.lines("drain") == ["i-2", "i-3"]
+    assert begun.cloud.drained == ["i-2", "i-3"]
+
+
+def test_a_lost_collector_takes_the_share_with_it(begun):
+    """Its processors have mounted what is gone: all start anew."""
+    launcher = Launcher(begun)
+    launcher.start(2)
+    begun.cloud.terminate_instances(["i-0"])
+    launcher._replace_collector()
+    alive = [(i.id, i.role) for i in begun.cloud.instances if i.alive]
+    assert alive == [("i-3", "collector"), ("i-4", "processor"), ("i-5", "processor")]
+    assert boot.UserData.parse(begun.cloud.lines[-1]).arguments[-1] == "10.0.0.3"
+    assert begun.records.lines("hosts") == ["10.0.0.4", "10.0.0.5"]
+
+
+def test_the_output_is_delivered_once_and_the_home_swept(begun, tmp_path):
+    begun.prepare(lambda *_: None)
+    output = tmp_path / "homes/j/output"
+    output.mkdir()
+    (output / "cat.mp4").write_bytes(b"a neon cat")
+    (output / "cat.mp4.proof.json").write_bytes(b"{}")
+    result = {"state": "done", "output": begun.records.spec().output}
+    for _ in range(2):
+        assert begun.deliver(result)["output"] == f"file://{tmp_path}/cat.mp4"
+    assert (tmp_path / "cat.mp4").read_bytes() == b"a neon cat"
+    assert (tmp_path / "cat.mp4.proof.json").read_bytes() == b"{}"
+    begun.sweep()
+    left = [p.name for p in (tmp_path / "homes/j").rglob("*") if p.is_file() and p.parent.name != "audit"]
+    assert left == ["spec.json"]
+    assert [n["action"] for n in home.Home(begun.cloud.home).notes()] == ["started", "stored", "delivered", "removed"]
+
+
+def test_a_delivery_replaces_nothing(begun, tmp_path):
+    begun.prepare(lambda *_: None)
+    output = tmp_path / "homes/j/output"
+    output.mkdir()
+    (output / "cat.mp4").write_bytes(b"a neon cat")
+    (tmp_path / "cat.mp4").write_bytes(b"mine")
+    with pytest.raises(StorageError, match="appeared meanwhile"):
+        begun.deliver({"state": "done"})
+    assert (tmp_path / "cat.mp4").read_bytes() == b"mine"
+    assert (output / "cat.mp4").exists()
+
+
+def test_a_launcher_elsewhere_sees_the_job_and_leaves_the_output_at_home(begun):
+    Launcher(begun).start(1)
+    elsewhere = HomeSite(begun.cloud.home, begun.cloud, None)
+    home.records(begun.cloud.home).write_progress({"began": 0.0, "frames": {"total": 9, "filtered": 3}})
+    now = Launcher(elsewhere).status()
+    assert (now.state, now.total, now.filtered) == ("running", 9, 3)
+    assert [n.role for n in now.nodes] == ["collector", "processor"]
+    assert elsewhere.deliver({"state": "done", "output": "s3://b/x"}) == {"state": "done", "output": "s3://b/x"}
+    assert Launcher(elsewhere).logs("i-0") == [("i-0", "console of i-0")]

@@ -1,0 +1,174 @@
+"""A job's home: its folder at a URL, by which launchers anywhere and a collector far away hear of each other.
+
+Launchers write what they want (``nodes.json``, ``hosts``, ``drain``, ``cancel``), the collector what there is
+(``stream.json``, ``progress.json``, ``result.json``, ``logs/``). Everything that nodes fetch or store lies there, too:
+``input/``, ``bundle.tar``, ``output/``. ``audit/`` says who did what with the user's data.
+"""
+
+import contextlib
+import getpass
+import json
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vidcloud import log, storage
+from vidcloud.job import JobDirectory, JobRecords
+
+_STEP_S = 1.0
+_LOG_MOST = 1 << 20
+_WANTED = ("nodes.json", "hosts", "drain", "cancel")
+_TOLD = ("stream.json", "progress.json")
+_LAST_TRIES = 60
+
+event = log.events("home")
+
+
+class Home:
+    """Records at a URL: the store of a job whose share is out of reach.
+
+    Args:
+        url: of the job's folder, ``s3`` (or ``file``).
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/")
+
+    def url(self, name: str) -> str:
+        """A record's URL."""
+        return f"{self._url}/{name}"
+
+    def read(self, name: str) -> bytes:
+        """A record. Raises FileNotFoundError, StorageError."""
+        return storage.read(self.url(name))
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Write a record. Raises StorageError."""
+        storage.write(self.url(name), data)
+
+    def remove(self, name: str) -> None:
+        """Remove a record that may be there. Raises StorageError."""
+        storage.remove(self.url(name))
+
+    def note(self, action: str, **fields: Any) -> None:
+        """Write down for good what was done with the user's data; never changed, one record each.
+
+        Args:
+            action: ``started``, ``stored``, ``removed``, …
+            fields: what, and where it went. No secrets, no presigned URLs.
+
+        Raises:
+            StorageError: it can't be written: then it must not be done either.
+        """
+        now = time.time_ns()
+        when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now // 10**9)) + f".{now % 10**9:09d}Z"
+        record = {"version": 1, "when": when, "who": f"{getpass.getuser()}@{socket.gethostname()}", "action": action}
+        self.replace(f"audit/{when}.json", json.dumps({**record, **fields}).encode())
+
+    def notes(self) -> list[dict[str, Any]]:
+        """What was written down, in order.
+
+        Raises:
+            StorageError: it can't be read.
+        """
+        return [json.loads(self.read(f"audit/{name}")) for name in storage.names(self.url("audit"))]
+
+
+def records(url: str) -> JobRecords:
+    """The records of the job whose home is at a URL; its last part is the job's id."""
+    return JobRecords(url.rstrip("/").rpartition("/")[2], Home(url))
+
+
+class Mirror:
+    """The collector's end: keeps the records on the share and those at the job's home alike.
+
+    Args:
+        job: the job's directory on the share.
+        home: the job's home.
+    """
+
+    def __init__(self, job: JobDirectory, home: Home) -> None:
+        self._job, self._home = job, home
+        self._known: dict[str, bytes] = {}
+        self._trouble = ""
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Keep them alike while the block runs."""
+        stop = threading.Event()
+
+        def work() -> None:
+            while not stop.wait(_STEP_S):
+                self._try_step()
+
+        thread = threading.Thread(target=work, name="mirror", daemon=True)
+        self._try_step()
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def step(self) -> None:
+        """Bring over what changed, each way.
+
+        Raises:
+            StorageError: the home can't be reached.
+        """
+        for name in _WANTED:
+            with contextlib.suppress(FileNotFoundError):
+                data = self._home.read(name)
+                if self._known.get(name) != data:
+                    self._job.directory.replace(name, data)
+                    self._known[name] = data
+        for name in _TOLD:
+            with contextlib.suppress(FileNotFoundError):
+                self._tell(name, self._job.directory.read(name))
+        for path in self._job.logs.glob("*.log"):
+            self._tell(f"logs/{path.name}", _tail(path))
+
+    def finish(self) -> None:
+        """Tell how the job ended, last of all: who reads it may remove the nodes.
+
+        Raises:
+            StorageError: the home could not be reached for a long time.
+        """
+        for left in range(_LAST_TRIES, -1, -1):
+            try:
+                self.step()
+                result = self._job.result()
+                if result is not None and "result.json" not in self._known:
+                    self._home.note("ended", state=result["state"], output=result["output"])
+                    self._tell("result.json", self._job.directory.read("result.json"))
+            except Exception:
+                if not left:
+                    raise
+                threading.Event().wait(_STEP_S)
+            else:
+                return
+
+    def _tell(self, name: str, data: bytes) -> None:
+        if self._known.get(name) != data:
+            self._home.replace(name, data)
+            self._known[name] = data
+
+    def _try_step(self) -> None:
+        try:
+            self.step()
+        except Exception as e:  # noqa: BLE001 - whatever it is, the job goes on; what is wanted of it is heard later
+            if str(e) != self._trouble:
+                event("unreachable", why=str(e), level=logging.WARNING)
+            self._trouble = str(e)
+        else:
+            self._trouble = ""
+
+
+def _tail(path: Path) -> bytes:
+    with path.open("rb") as f:
+        f.seek(max(0, path.stat().st_size - _LOG_MOST))
+        return f.read()

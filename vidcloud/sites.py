@@ -1,0 +1,308 @@
+"""Where a job is worked on, as its launcher sees it: which cloud, how nodes find the job, where its records are.
+
+Two kinds: a share that the launcher sees as well as the nodes (`ShareSite`), and a share out of reach, with the job's
+home between (`HomeSite`).
+"""
+
+import contextlib
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+from vidcloud import boot, home, storage, wheel
+from vidcloud.clouds.base import Cloud, Instance, RemoteCloud, Role, open_cloud, open_remote
+from vidcloud.errors import CloudError, StorageError, UsageError
+from vidcloud.job import JobDirectory, JobRecords
+
+_ADDRESS_S = 120.0
+_PRESIGNED_S = 7 * 24 * 3600
+
+
+class Site(Protocol):
+    """A job's place in the world."""
+
+    records: JobRecords
+    poll_s: float
+    """How often to look at the job."""
+    share_outlives: bool
+    """Whether the share is there when the collector's instance is not."""
+
+    @property
+    def cloud(self) -> Cloud:
+        """Where its instances are."""
+        ...
+
+    def prepare(self, tell: Callable[[int, int], None]) -> None:
+        """Put in place what nodes will fetch. ``tell`` hears how many bytes of how many went."""
+        ...
+
+    def user_data(self, role: Role) -> str:
+        """The line for an instance."""
+        ...
+
+    def settle(self, instances: Sequence[Instance]) -> None:
+        """Tell the collector who belongs to the job."""
+        ...
+
+    def drain(self, ids: Sequence[str]) -> None:
+        """Ask processors to give back what they hold and leave."""
+        ...
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Keep other launchers from seeing to the nodes at the same time."""
+        ...
+
+    def log(self, instance: str) -> str:
+        """What a node said."""
+        ...
+
+    def deliver(self, result: dict[str, Any]) -> dict[str, Any]:
+        """Bring the output to where the user wants it; the result, with ``output`` as the user knows it."""
+        ...
+
+    def discard(self) -> None:
+        """Remove what a job that broke off left of its output."""
+        ...
+
+    def sweep(self) -> None:
+        """Remove all that an ended job needs no more; its records stay."""
+        ...
+
+    def notes(self) -> list[dict[str, Any]]:
+        """What was written down of the job's data, in order."""
+        ...
+
+
+class ShareSite:
+    """A job whose share the launcher sees.
+
+    Args:
+        job: its directory.
+        cloud: by default the one of its record.
+    """
+
+    poll_s = 0.1
+    share_outlives = True
+
+    def __init__(self, job: JobDirectory, cloud: Cloud | None = None) -> None:
+        told = job.site()
+        self._job = job
+        self.records: JobRecords = job
+        self.cloud: Cloud = cloud or open_cloud(told.get("cloud", "local"), job.root, told.get("options", {}))
+
+    def prepare(self, tell: Callable[[int, int], None]) -> None:
+        """Nothing: nodes see what the launcher sees."""
+
+    def user_data(self, role: Role) -> str:
+        """The line for an instance."""
+        arguments = ("--job", str(self._job.root), "--node", "{instance}")
+        return boot.UserData(role, boot.local_server(), arguments).compose()
+
+    def settle(self, instances: Sequence[Instance]) -> None:
+        """Nothing: a common share admits by itself."""
+
+    def drain(self, ids: Sequence[str]) -> None:
+        """Ask by the cloud."""
+        self.cloud.terminate_instances(ids, drain=True)
+
+    def locked(self) -> AbstractContextManager[None]:
+        """By a lock on the share."""
+        return self._job.locked("nodes")
+
+    def log(self, instance: str) -> str:
+        """What a node printed."""
+        return self.cloud.console_output(instance)
+
+    def deliver(self, result: dict[str, Any]) -> dict[str, Any]:
+        """The collector has put it there."""
+        return result
+
+    def discard(self) -> None:
+        """Remove the file in the making."""
+        spec = self._job.spec()
+        with contextlib.suppress(StorageError, OSError):
+            storage.staging(spec.output, self._job.scratch, spec.id).unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Pixels and queue files."""
+        self._job.sweep()
+
+    def notes(self) -> list[dict[str, Any]]:
+        """None: the data leaves no place that the user doesn't see."""
+        return []
+
+
+class HomeSite:
+    """A job whose share is a machine's own, far away; launcher and collector meet at its home.
+
+    Args:
+        url: the home.
+        cloud: where its instances are.
+        job: the directory of the launcher that began it, with what is to go up; None for a launcher elsewhere.
+    """
+
+    poll_s = 2.0
+    share_outlives = False
+
+    def __init__(self, url: str, cloud: RemoteCloud, job: JobDirectory | None) -> None:
+        self._url = url.rstrip("/")
+        self._home, self._job = home.Home(url), job
+        self._told = job.site() if job else {}
+        self.records = home.records(url)
+        self.cloud: RemoteCloud = cloud
+
+    def prepare(self, tell: Callable[[int, int], None]) -> None:
+        """Upload the input, if it is a file here, and the bundle of scripts, program, spec and plugins.
+
+        Raises:
+            StorageError: it can't be stored.
+        """
+        if self._job is None:
+            raise UsageError("a job is begun where its files are")
+        self._job.make()
+        bundle = self._job.scratch / "bundle.tar"
+        pin = boot.make_bundle(self._job.root, bundle, wheel.build(self._job.scratch))
+        spec = self._job.spec()
+        self._home.note("started", job=spec.id, input=spec.input, output=spec.output, cloud=self._told["cloud"])
+        storage.upload(bundle, self._home.url("bundle.tar"))
+        self._home.replace("bundle.sha256", pin.encode())
+        if source := self._told.get("input"):
+            path, gone = Path(source), 0
+
+            def count(more: int) -> None:
+                nonlocal gone
+                gone += more
+                tell(gone, path.stat().st_size)
+
+            self._home.note("stored", what=source, where=spec.input)
+            storage.upload(path, spec.input, count)
+        self.records.write_spec(spec)
+
+    def user_data(self, role: Role) -> str:
+        """The line for an instance: a bundle that is pinned, who may fetch it for a week, and no secret.
+
+        Raises:
+            CloudError: a processor's line before there is a collector.
+        """
+        pin = self._home.read("bundle.sha256").decode().strip()
+        server = f"{storage.presign(self._home.url('bundle.tar'), _PRESIGNED_S)}#sha256={pin}"
+        arguments = ["--job", self.records.id, "--node", "{instance}", "--lifetime", str(self.cloud.lifetime_s)]
+        for name, value in self.cloud.environment.items():
+            arguments += ["--env", f"{name}={value}"]
+        if role == "collector":
+            arguments += ["--home", self._url]
+        else:
+            dead_man = math.ceil(self.records.spec().dead_man_s)
+            arguments += ["--dead-man", str(dead_man), "--collector", self._collector_address()]
+        return boot.UserData(role, server, tuple(arguments)).compose()
+
+    def _collector_address(self) -> str:
+        deadline = time.monotonic() + _ADDRESS_S
+        while time.monotonic() < deadline:
+            alive = [i for i in self.cloud.describe_instances() if i.role == "collector" and i.alive]
+            if alive and alive[-1].address:
+                return alive[-1].address
+            time.sleep(self.poll_s / 4)
+        raise CloudError("the collector has no address: see `vidcloud instances`", ())
+
+    def settle(self, instances: Sequence[Instance]) -> None:
+        """Who may mount the share: the job's processors and nobody else."""
+        self.records.write_lines(
+            "hosts", sorted(i.address for i in instances if i.role == "processor" and i.alive and i.address)
+        )
+
+    def drain(self, ids: Sequence[str]) -> None:
+        """Ask by the home; the cloud knows meanwhile that they leave."""
+        self.records.write_lines("drain", sorted({*self.records.lines("drain"), *ids}))
+        self.cloud.terminate_instances(ids, drain=True)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """No lock: launchers anywhere name the same next node, and a cloud starts it once."""
+        yield
+
+    def log(self, instance: str) -> str:
+        """What a node said, or its console, where it did not come so far."""
+        try:
+            return self._home.read(f"logs/{instance}.log").decode(errors="replace")
+        except FileNotFoundError:
+            return self.cloud.console_output(instance)
+
+    def deliver(self, result: dict[str, Any]) -> dict[str, Any]:
+        """Fetch the output and its proof to the user's disk; where another launcher looks, it stays at the home.
+
+        Raises:
+            StorageError: it can't be fetched or put there; it stays at the home.
+        """
+        wanted = self._told.get("output")
+        if not wanted or self._job is None or result.get("state") != "done":
+            return result
+        with self._job.locked("delivery"):  # one that supervises and one that watches
+            if not (done := self._job.root / "delivered").exists():
+                self._home.note("delivered", what=self._job.spec().output, where=wanted)
+                self._fetch(self._job, wanted)
+                done.touch()
+        return {**result, "output": wanted}
+
+    def _fetch(self, job: JobDirectory, wanted: str) -> None:
+        job.make()
+        spec = job.spec()
+        for suffix in (".proof.json", ""):
+            url = spec.output + suffix
+            if suffix and not storage.exists(url):
+                continue
+            staged = storage.staging(wanted + suffix, job.scratch, spec.id)
+            staged.unlink(missing_ok=True)
+            if (got := storage.get(url, staged)) != staged:
+                shutil.copyfile(got, staged)  # a home that is a folder
+            storage.put(staged, wanted + suffix, force=spec.force)
+
+    def discard(self) -> None:
+        """An object in the making is nobody's to see, and the cloud's to forget."""
+
+    def sweep(self) -> None:
+        """Remove the input, the bundle and a delivered output from the home."""
+        spec = self.records.spec()
+        mine = f"{self._url}/"
+        urls = [self._home.url("bundle.tar"), self._home.url("bundle.sha256"), spec.input]
+        if self._told.get("output"):
+            urls += [spec.output, f"{spec.output}.proof.json"]
+        urls = [url for url in urls if url.startswith(mine)]
+        self._home.note("removed", what=urls)
+        for url in urls:
+            storage.remove(url)
+        if self._job is not None:
+            self._job.sweep()
+
+    def notes(self) -> list[dict[str, Any]]:
+        """The home's audit records."""
+        return self._home.notes()
+
+
+def open_site(job: JobDirectory) -> Site:
+    """Where a job is that was begun on this machine, by its record.
+
+    Raises:
+        UsageError: its cloud is not to be had.
+    """
+    told = job.site()
+    if not told.get("home"):
+        return ShareSite(job)
+    cloud = open_remote(told["cloud"], job.id, told["options"], told["home"])
+    return HomeSite(told["home"], cloud, job)
+
+
+def find_site(job_id: str, cloud_name: str, options: Mapping[str, str]) -> Site:
+    """Where a job is that was begun elsewhere, by the tags of its instances.
+
+    Raises:
+        UsageError: no instances of that job in that cloud.
+    """
+    cloud = open_remote(cloud_name, job_id, options)
+    if not (url := cloud.home):
+        raise UsageError(f"no job {job_id} in the cloud {cloud_name}: see `vidcloud instances`")
+    return HomeSite(url, cloud, None)
