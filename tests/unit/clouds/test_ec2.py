@@ -1,0 +1,162 @@
+"""What the EC2 cloud does where a cloud refuses or is late; the API is played by a few lines."""
+
+import datetime as dt
+import itertools
+
+import pytest
+from botocore.exceptions import ClientError
+
+from vidcloud.clouds import ec2
+from vidcloud.clouds.ec2 import EC2Cloud
+from vidcloud.clouds.prices import dollars_an_hour
+from vidcloud.clouds.settings import EC2Settings
+from vidcloud.errors import CloudError
+
+LINE = "processor https://b/x.tar#sha256=00 [ --job j ]"
+
+
+class Api:
+    """A cloud that refuses what it is told to refuse."""
+
+    def __init__(self, refuses=None):
+        self.refuses = refuses or (lambda params: None)
+        self.instances, self.started, self.ended, self.tagged = [], [], [], []
+        self.shows, self.ids = True, itertools.count()
+        self.meta = None
+
+    def describe_images(self, **_):
+        return {"Images": [{"RootDeviceName": "/dev/xvda"}]}
+
+    def describe_security_groups(self, **_):
+        return {"SecurityGroups": [{"GroupId": "sg-1"}]}
+
+    def run_instances(self, **params):
+        self.started.append(params)
+        if refused := self.refuses(params):
+            code, text = refused
+            raise ClientError({"Error": {"Code": code, "Message": text}}, "RunInstances")
+        made = [
+            {
+                "InstanceId": f"i-{next(self.ids)}",
+                "State": {"Name": "pending"},
+                "PrivateIpAddress": "10.0.0.1",
+                "LaunchTime": dt.datetime(2026, 11, 1, tzinfo=dt.UTC),
+                "InstanceType": params["InstanceType"],
+                "Tags": params.get("TagSpecifications", [{"Tags": []}])[0]["Tags"],
+            }
+            for _ in range(params["MinCount"])
+        ]
+        self.instances += made
+        return {"Instances": made}
+
+    def create_tags(self, **params):
+        self.tagged.append(params)
+
+    def terminate_instances(self, InstanceIds):  # noqa: N803
+        self.ended += InstanceIds
+        for i in self.instances:
+            if i["InstanceId"] in InstanceIds:
+                i["State"] = {"Name": "shutting-down"}
+
+    def get_paginator(self, _name):
+        return self
+
+    def paginate(self, **_):
+        return [{"Reservations": [{"Instances": self.instances if self.shows else []}]}]
+
+
+def cloud(api, **settings):
+    return EC2Cloud("j", EC2Settings(image="ami-1", **settings), "s3://b/j", api)
+
+
+def test_the_next_type_and_subnet_are_tried_and_spot_falls_back_to_on_demand():
+    api = Api(
+        lambda p: (
+            ("InsufficientInstanceCapacity", "none")
+            if p["InstanceType"] != "big" or "InstanceMarketOptions" in p
+            else None
+        )
+    )
+    made = cloud(api, spot=True, processor_types=("small", "big"), subnets=("a", "b"), security_group="sg-1")
+    made.run_instances("processor", LINE, 2)
+    tried = [(p["InstanceType"], p["SubnetId"], "InstanceMarketOptions" in p) for p in api.started]
+    assert tried == [
+        ("small", "a", True), ("small", "b", True), ("big", "a", True), ("big", "b", True),
+        ("small", "a", False), ("small", "b", False), ("big", "a", False),
+    ]  # fmt: skip
+    assert len({p["ClientToken"] for p in api.started}) == 7
+    assert len(made.describe_instances()) == 2
+
+
+def test_no_room_anywhere_is_told():
+    with pytest.raises(CloudError, match="no room for 2 processors anywhere that was named: quota"):
+        cloud(Api(lambda p: ("VcpuLimitExceeded", "quota"))).run_instances("processor", LINE, 2)
+
+
+@pytest.mark.parametrize(
+    ("feature", "text"),
+    [
+        ("ClientToken", "The parameter ClientToken is not recognized"),
+        ("MetadataOptions", "Unexpected: MetadataOptions"),
+        ("InstanceMarketOptions", "InstanceMarketOptions is not supported"),
+    ],
+)
+def test_what_an_older_cloud_does_not_know_is_left_out_and_told(feature, text):
+    api = Api(lambda p: ("UnknownParameter", text) if feature in p else None)
+    made = cloud(api, spot=True)
+    made.run_instances("processor", LINE, 1)
+    made.run_instances("processor", LINE, 1)
+    assert len(api.started) == 3, "found out once"
+    assert len(made.notes) == 1
+    assert made.notes[0].startswith("this cloud ")
+
+
+def test_a_cloud_that_can_not_tag_at_the_start_gets_tags_at_once():
+    api = Api(lambda p: ("UnknownParameter", "TagSpecifications?") if "TagSpecifications" in p else None)
+    made = cloud(api)
+    assert [i.role for i in made.run_instances("collector", LINE, 1)] == ["collector"]
+    assert api.tagged[0]["Resources"] == ["i-0"]
+    api.create_tags = lambda **_: (_ for _ in ()).throw(ClientError({"Error": {"Code": "Down"}}, "CreateTags"))
+    with pytest.raises(CloudError):
+        made.run_instances("processor", LINE, 1)
+    assert api.ended == ["i-1"], "nobody would find it"
+
+
+def test_instances_that_descriptions_do_not_show_yet_are_not_started_again():
+    api = Api()
+    api.shows = False
+    made = cloud(api)
+    made.run_instances("processor", LINE, 2)
+    assert [i.id for i in made.describe_instances()] == ["i-0", "i-1"]
+    made.run_instances("processor", LINE, 1)
+    assert [p["ClientToken"] for p in api.started] == ["j-processor-1-0", "j-processor-3-0"]
+
+
+def test_two_launchers_that_start_the_same_nodes_start_them_once():
+    """The lines differ by their signatures, so the token alone would be refused."""
+    seen = {}
+
+    def refuses(params):
+        if seen.setdefault(params["ClientToken"], params["UserData"]) != params["UserData"]:
+            return "IdempotentParameterMismatch", "other parameters"
+        return None
+
+    api = Api(refuses)
+    one, other = cloud(api), cloud(api)
+    first = one.run_instances("processor", LINE, 2)
+    shown, api.shows = api.instances, True
+    other._machines = list  # it looked before
+    assert [i.id for i in other.run_instances("processor", LINE + " ", 2)] == [i.id for i in first]
+    assert len(shown) == 2
+
+
+def test_what_is_told_has_no_traceback_and_says_what_to_do():
+    denied = ClientError({"Error": {"Code": "UnauthorizedOperation", "Message": "no"}}, "RunInstances")
+    assert "docs/iam-policy.json" in ec2._told("start instances", denied)
+
+
+@pytest.mark.parametrize(
+    ("kind", "dollars"), [("c6i.large", 0.085), ("c6i.4xlarge", 0.68), ("m9.large", None), ("c6i", None)]
+)
+def test_prices(kind, dollars):
+    assert dollars_an_hour(kind) == (pytest.approx(dollars) if dollars else None)

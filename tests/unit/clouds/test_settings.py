@@ -1,0 +1,110 @@
+"""Where a cloud's settings come from."""
+
+import os
+
+import pytest
+
+from vidcloud.clouds.settings import read_eucarc, read_settings
+from vidcloud.errors import UsageError
+
+EUCARC = """\
+EUCA_KEY_DIR=$(cd $(dirname ${BASH_SOURCE:-$0}); pwd -P)
+export EC2_URL=http://10.0.0.1:8773/services/compute
+export S3_URL='http://10.0.0.1:8773/services/objectstorage'
+export EUARE_URL=http://10.0.0.1:8773/services/Euare
+export EC2_JVM_ARGS=-Djavax.net.ssl.trustStore=${EUCA_KEY_DIR}/jssecacerts
+export EC2_PRIVATE_KEY=${EUCA_KEY_DIR}/euca2-admin-pk.pem
+export EC2_ACCESS_KEY='AKIEXAMPLE'
+export AWS_ACCESS_KEY=${EC2_ACCESS_KEY}
+export EC2_SECRET_KEY="a secret with $ in it"   # not to be shown
+touch `echo never`
+alias ec2-bundle-image="ec2-bundle-image --cert ${EC2_CERT}"
+"""
+
+
+@pytest.fixture
+def eucarc(tmp_path):
+    path = tmp_path / "eucarc"
+    path.write_text(EUCARC)
+    return path
+
+
+def read(pairs=None, environ=None, files=()):
+    return read_settings("ec2", pairs or {}, environ or {}, files)
+
+
+def test_an_eucarc_is_read_and_not_run(eucarc, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = read({"eucarc": str(eucarc)})
+    assert told.endpoint_url == "http://10.0.0.1:8773/services/compute"
+    assert told.s3_endpoint_url == "http://10.0.0.1:8773/services/objectstorage"
+    assert (told.access_key, told.secret_key) == ("AKIEXAMPLE", "a secret with $ in it")
+    assert told.path_style, "a bucket is no host's name there"
+    assert read_eucarc(eucarc, {})["EC2_PRIVATE_KEY"] == f"{tmp_path}/euca2-admin-pk.pem"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["eucarc"]
+
+
+def test_secrets_are_shown_nowhere(eucarc):
+    told = read({"eucarc": str(eucarc)})
+    assert "secret" not in repr(told).replace("secret_key", "")
+    assert "AKIEXAMPLE" not in repr(told)
+    assert not any("secret" in v or "AKIEXAMPLE" in v for v in [*told.environment().values(), *told.pairs().values()])
+    assert told.environment() == {
+        "AWS_ENDPOINT_URL_S3": "http://10.0.0.1:8773/services/objectstorage",
+        "VIDCLOUD_S3_PATH_STYLE": "1",
+    }
+
+
+def test_the_later_counts(eucarc, tmp_path):
+    file = tmp_path / "vidcloud.toml"
+    file.write_text(
+        '[ec2]\nimage = "ami-1"\nregion = "eu-1"\nspot = true\nendpoint_url = "http://file"\nprocessor_types = ["a", "b"]\n'
+    )
+    environ = {"EC2_URL": "http://environment", "AWS_REGION": "eu-2"}
+    assert read({}, {}, (file,)).endpoint_url == "http://file"
+    told = read({"image": "ami-2"}, environ, (tmp_path / "none.toml", file))
+    assert (told.image, told.region, told.spot) == ("ami-2", "eu-1", True)
+    assert told.endpoint_url == "http://environment"
+    assert told.processor_types == ("a", "b")
+    assert read({"endpoint_url": "http://pair", "eucarc": str(eucarc)}, environ, (file,)).endpoint_url == "http://pair"
+    assert read({}, environ).region == "eu-2"
+
+
+def test_what_counts_can_be_written_down_and_read_again(eucarc):
+    told = read({"eucarc": str(eucarc), "image": "ami-1", "encrypted": "yes", "subnets": "a, b", "price_cap": "2.5"})
+    again = read({**told.pairs(), "eucarc": str(eucarc)})
+    assert again == told
+
+
+@pytest.mark.parametrize(
+    ("pairs", "told"),
+    [
+        ({"imgae": "x"}, "did you mean image?"),
+        ({"spot": "perhaps"}, "must be yes or no"),
+        ({"volume_gb": "much"}, "must be a number"),
+        ({"imdsv2": "never"}, "must be one of required, optional"),
+        ({"bucket": "/tmp"}, "must be s3://BUCKET"),
+        ({"eucarc": "/no/where"}, "can't read the eucarc"),
+    ],
+)
+def test_what_is_refused(pairs, told):
+    with pytest.raises(UsageError, match=told):
+        read(pairs)
+
+
+def test_files_that_are_no_toml(tmp_path):
+    file = tmp_path / "vidcloud.toml"
+    file.write_text("[ec2\n")
+    with pytest.raises(UsageError, match="can't read"):
+        read({}, {}, (file,))
+    file.write_text("ec2 = 3\n")
+    with pytest.raises(UsageError, match="must be a table"):
+        read({}, {}, (file,))
+
+
+def test_this_process_reaches_what_nodes_reach(eucarc, monkeypatch):
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "VIDCLOUD_S3_PATH_STYLE"):
+        monkeypatch.setenv(name, "before")
+    read({"eucarc": str(eucarc)}).adopt()
+    assert os.environ["AWS_ACCESS_KEY_ID"] == "AKIEXAMPLE"
+    assert os.environ["AWS_ENDPOINT_URL_S3"].startswith("http://10.0.0.1")

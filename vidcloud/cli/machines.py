@@ -1,0 +1,95 @@
+"""``vidcloud instances`` and ``reap``: all machines of a cloud account, whatever job they belong to."""
+
+import json
+import re
+import time
+from typing import Any
+
+import click
+
+from vidcloud.cli.options import json_option, key_values
+from vidcloud.errors import UsageError
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _cloud(command: Any) -> Any:
+    for option in (
+        click.option("-o", "pairs", multiple=True, metavar="KEY=VALUE", help="Option of the cloud."),
+        click.option("--cloud", default="ec2", show_default=True, type=click.Choice(["ec2"]), help="Which cloud."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@_cloud
+@json_option
+def instances(cloud: str, pairs: tuple[str, ...], as_json: bool) -> None:
+    """List the machines of all jobs, oldest first."""
+    from vidcloud.clouds.ec2 import all_machines
+    from vidcloud.clouds.settings import read_settings
+
+    found = all_machines(read_settings(cloud, key_values(pairs, "-o")))
+    if as_json:
+        click.echo(json.dumps([_record(m) for m in found]))
+        return
+    for m in found:
+        click.echo(_line(m))
+    if not found:
+        click.echo("no instances")
+
+
+@click.command()
+@click.option("--older-than", metavar="AGE", help="Also machines of this age, whatever they do: 30d, 12h, 45m.")
+@click.option("--grace", default="15m", show_default=True, metavar="AGE",
+              help="How long a job may be without a collector.")  # fmt: skip
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_cloud
+@json_option
+def reap(older_than: str | None, grace: str, yes: bool, cloud: str, pairs: tuple[str, ...], as_json: bool) -> None:
+    """End machines that nobody needs: past their time, without a collector, or too old."""
+    from vidcloud.clouds.ec2 import EC2Cloud, all_machines, orphans
+    from vidcloud.clouds.settings import read_settings
+
+    settings = read_settings(cloud, key_values(pairs, "-o"))
+    age = None if older_than is None else _seconds("--older-than", older_than)
+    found = orphans(all_machines(settings), time.time(), age, _seconds("--grace", grace))
+    if not as_json:
+        for m, why in found:
+            click.echo(f"{_line(m)}  {why}")
+    if found and not yes:
+        click.confirm(f"end these {len(found)}?", abort=True, err=True)
+    if found:
+        EC2Cloud("", settings).terminate_instances([m.instance.id for m, _ in found])
+    if as_json:
+        click.echo(json.dumps([{**_record(m), "why": why} for m, why in found]))
+    else:
+        click.echo(f"ended {len(found)}")
+
+
+def _seconds(option: str, age: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", age)
+    if not match:
+        raise UsageError(f"{option} {age}: must be a number and s, m, h or d, like 30d")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def _record(m: Any) -> dict[str, Any]:
+    return {
+        "id": m.instance.id,
+        "job": m.job,
+        "role": m.instance.role,
+        "state": m.instance.state,
+        "address": m.instance.address,
+        "owner": m.owner,
+        "launched": m.instance.launched,
+        "expires": m.expires,
+        "type": m.kind,
+    }
+
+
+def _line(m: Any) -> str:
+    age = (time.time() - m.instance.launched) / 3600
+    told = f"{m.instance.id:<22}{m.job:<16}{m.instance.role:<11}{m.instance.state:<14}{m.instance.address:<16}"
+    return f"{told}{m.kind:<13}{age:6.1f} h  {m.owner}"

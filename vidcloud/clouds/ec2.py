@@ -1,0 +1,540 @@
+"""EC2's instances, on AWS or Eucalyptus, by boto3. All that is known of a job's machines stands in their tags.
+
+A launch is safe at each step: tags come with the very call that makes an instance, the call carries a token that names
+the next nodes of a job's role, and an instance ends itself (`--lifetime`, and shutdown means terminate).
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from vidcloud import boot
+from vidcloud.clouds.base import Instance, Role
+from vidcloud.clouds.prices import dollars_an_hour
+from vidcloud.clouds.settings import EC2Settings
+from vidcloud.errors import CloudError, UsageError
+
+_TAG = "vidcloud:"
+_STATES = {
+    "pending": "pending",
+    "running": "running",
+    "shutting-down": "shutting-down",
+    "stopping": "shutting-down",
+    "stopped": "shutting-down",
+    "terminated": "terminated",
+}
+_NO_ROOM = (
+    "InsufficientInstanceCapacity",
+    "InsufficientHostCapacity",
+    "InsufficientFreeAddressesInSubnet",
+    "InsufficientCapacity",
+    "SpotMaxPriceTooLow",
+    "MaxSpotInstanceCountExceeded",
+    "InstanceLimitExceeded",
+    "VcpuLimitExceeded",
+    "Unsupported",
+)
+"""Reasons to try another type, another subnet, or to pay the whole price."""
+_OPTIONAL = {
+    "ClientToken": "ignores tokens: a reply that is lost may leave a machine, `vidcloud reap` finds it",
+    "MetadataOptions": "has no metadata service of version 2 to insist on",
+    "InstanceMarketOptions": "has no spot capacity: processors run on demand",
+    "TagSpecifications": "tags machines only after their start: `vidcloud instances` may miss one that is new",
+}
+"""What older clouds refuse, and what that means."""
+_REFUSED = ("UnknownParameter", "InvalidParameter", "InvalidParameterValue", "UnsupportedOperation", "InvalidRequest")
+_SEEN_LATE_S = 120.0
+"""An instance may be missing from descriptions for some time after its start."""
+_GONE_S = 180.0
+_POLL_S = 2.0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """An instance of anybody's job, for `vidcloud instances` and `reap`.
+
+    Attributes:
+        instance: as the cloud tells.
+        job: its job's id.
+        owner: who started it.
+        expires: seconds since 1970, UTC, after which it should be gone; 0: unknown.
+        home: URL of the job's home.
+        kind: instance type.
+        ordinals: which of the role's nodes were started together with it: ``4+2`` for the fourth and the fifth.
+    """
+
+    instance: Instance
+    job: str
+    owner: str
+    expires: float
+    home: str
+    kind: str
+    ordinals: str = ""
+
+
+class EC2Cloud:
+    """Instances of one job.
+
+    Args:
+        job_id: the job.
+        settings: of the cloud.
+        home: URL of the job's home; "": as its instances are tagged.
+        client: boto3's, for EC2; by default made of the settings.
+    """
+
+    def __init__(self, job_id: str, settings: EC2Settings, home: str = "", client: Any = None) -> None:
+        self._job, self._settings, self._home = job_id, settings, home
+        self._kept_client = client
+        self._new: dict[str, tuple[float, Machine]] = {}
+        self._without: set[str] = set()
+        self._checked = False
+        self.notes: list[str] = []
+        """What this cloud can't do, in sentences."""
+
+    # -- what launchers ask --------------------------------------------------------------------------------------------
+
+    @property
+    def home(self) -> str:
+        """URL of the job's home; "" if no instance of the job is known."""
+        if not self._home:
+            self._home = next((m.home for m in self._machines() if m.home), "")
+        return self._home
+
+    @property
+    def lifetime_s(self) -> int:
+        """Seconds after which a node ends itself."""
+        return self._settings.max_lifetime_s
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What nodes must know to reach the home; no secrets."""
+        return self._settings.environment()
+
+    def run_instances(self, role: Role, user_data: str, count: int) -> list[Instance]:
+        """Start instances: all or none.
+
+        Raises:
+            UsageError: user-data that is too long, no image, or a job dearer than asked.
+            CloudError: they could not be started; none is left.
+        """
+        self._check()
+        before = self._machines()
+        self._cap(role, count, before)
+        first = 1 + max((_last_ordinal(m) for m in before if m.instance.role == role), default=0)
+        answer = self._start_somewhere(role, user_data, first, count)
+        made = [self._machine(i) for i in answer["Instances"]]
+        for m in made:
+            self._new[m.instance.id] = (time.monotonic(), m)
+        return [m.instance for m in made]
+
+    def describe_instances(self) -> list[Instance]:
+        """All instances of the job, by their tags; those that ended as long as the cloud remembers them."""
+        return [m.instance for m in self._machines()]
+
+    def terminate_instances(self, ids: Sequence[str], *, drain: bool = False) -> None:
+        """End instances, and wait until their end has begun; it can't be stopped.
+
+        With ``drain`` they are only marked: the job's home is where nodes hear that they are asked to leave.
+
+        Raises:
+            CloudError: they could not be ended.
+        """
+        if not ids:
+            return
+        with _errors("end instances"):
+            if drain:
+                now = datetime.now(UTC).isoformat(timespec="seconds")
+                self._client.create_tags(Resources=list(ids), Tags=[{"Key": f"{_TAG}drain", "Value": now}])
+                return
+            self._client.terminate_instances(InstanceIds=list(ids))
+        for i in ids:
+            self._new.pop(i, None)
+        deadline = time.monotonic() + _GONE_S
+        while left := [i.id for i in self.describe_instances() if i.id in ids and i.alive]:
+            if time.monotonic() > deadline:
+                raise CloudError(
+                    f"{', '.join(left)} still run: see `vidcloud instances`, then `vidcloud reap`", tuple(left)
+                )
+            time.sleep(_POLL_S / 4)
+
+    def reboot_instances(self, ids: Sequence[str]) -> None:
+        """Boot instances anew, with the same user-data.
+
+        Raises:
+            CloudError: the cloud refused.
+        """
+        with _errors("reboot instances"):
+            self._client.reboot_instances(InstanceIds=list(ids))
+
+    def console_output(self, instance_id: str) -> str:
+        """What an instance's console showed, as far as the cloud tells; that may be minutes late."""
+        with _errors("read a console"):
+            return str(self._client.get_console_output(InstanceId=instance_id).get("Output", ""))
+
+    def preview(self, nodes: int) -> list[str]:
+        """What a job would start, and about cost. Asks nothing that changes anything.
+
+        Raises:
+            UsageError: no image, or a job dearer than asked.
+            CloudError: the image is not there, or the cloud can't be reached.
+        """
+        s = self._settings
+        self._check()
+        self._cap("processor", nodes, [], with_collector=True)
+        kinds = " or ".join(s.processor_types)
+        price = self._dollars([s.collector_type, *[s.processor_types[0]] * nodes])
+        where = s.endpoint_url or f"AWS, {self._client.meta.region_name}"
+        return [
+            f"on {where}, image {s.image}, for at most {s.max_lifetime_s / 3600:g} hours",
+            f"1 collector, {s.collector_type}",
+            f"{nodes} processors, {kinds}{', spot if there is room' if s.spot else ''}",
+            f"security group {s.security_group or 'vidcloud, made if it is not there'}",
+            f"home {self._home}",
+            "cost: unknown for these types" if price is None else f"cost: about ${price:.2f} an hour, on demand",
+        ]
+
+    # -- starting ------------------------------------------------------------------------------------------------------
+
+    def _start_somewhere(self, role: Role, user_data: str, first: int, count: int) -> dict[str, Any]:
+        s = self._settings
+        kinds = s.processor_types if role == "processor" else (s.collector_type,)
+        markets = (True, False) if s.spot and role == "processor" else (False,)
+        ways = [(k, subnet, spot) for spot in markets for k in kinds for subnet in (s.subnets or ("",))]
+        group = self._security_group()
+        for n, (kind, subnet, spot) in enumerate(ways):
+            params = self._params(role, user_data, first, count)
+            params |= {"InstanceType": kind, "ClientToken": f"{self._job}-{role}-{first}-{n}"[-64:]}
+            if subnet:
+                params["SubnetId"] = subnet
+            if group:
+                params["SecurityGroupIds"] = [group]
+            if spot:
+                params["InstanceMarketOptions"] = {"MarketType": "spot"}
+            try:
+                return self._run(params, first)
+            except _NoRoomError as e:
+                if n == len(ways) - 1:
+                    raise CloudError(f"no room for {count} {role}s anywhere that was named: {e}", ()) from e
+        raise AssertionError("a way is always there")
+
+    def _params(self, role: Role, user_data: str, first: int, count: int) -> dict[str, Any]:
+        s = self._settings
+        told = boot.as_shell_script(user_data) if s.bare else user_data
+        if len(told.encode()) > boot.USER_DATA_LIMIT:
+            raise UsageError(f"user-data of {len(told.encode())} bytes: EC2 takes {boot.USER_DATA_LIMIT}")
+        expires = datetime.fromtimestamp(time.time() + s.max_lifetime_s, UTC).isoformat(timespec="seconds")
+        tags = [
+            {"Key": key, "Value": value}
+            for key, value in {
+                "Name": f"vidcloud {self._job} {role}",
+                f"{_TAG}job": self._job,
+                f"{_TAG}role": role,
+                f"{_TAG}owner": s.owner,
+                f"{_TAG}expires": expires,
+                f"{_TAG}home": self._home,
+                f"{_TAG}ordinals": f"{first}+{count}",
+            }.items()
+        ]
+        params: dict[str, Any] = {
+            "ImageId": s.image,
+            "MinCount": count,
+            "MaxCount": count,
+            "UserData": told,
+            "InstanceInitiatedShutdownBehavior": "terminate",
+            "TagSpecifications": [{"ResourceType": kind, "Tags": tags} for kind in ("instance", "volume")],
+        }
+        if s.imdsv2 == "required":
+            params["MetadataOptions"] = {"HttpTokens": "required", "HttpEndpoint": "enabled"}
+        if s.key:
+            params["KeyName"] = s.key
+        if s.instance_profile and role == "collector":
+            by = "Arn" if s.instance_profile.startswith("arn:") else "Name"
+            params["IamInstanceProfile"] = {by: s.instance_profile}
+        if s.volume_gb or s.encrypted:
+            disk: dict[str, Any] = {"DeleteOnTermination": True}
+            if s.volume_gb:
+                disk["VolumeSize"] = s.volume_gb
+            if s.encrypted:
+                disk["Encrypted"] = True
+            params["BlockDeviceMappings"] = [{"DeviceName": self._root_device, "Ebs": disk}]
+        return params
+
+    def _run(self, params: dict[str, Any], first: int) -> dict[str, Any]:
+        """RunInstances, without what this cloud has been found not to know."""
+        from botocore.exceptions import ClientError  # noqa: PLC0415
+
+        if self._settings.client_token == "no":  # noqa: S105
+            self._without.add("ClientToken")
+        while True:
+            sent = {k: v for k, v in params.items() if k not in self._without}
+            try:
+                with _errors("start instances", let=ClientError):
+                    answer: dict[str, Any] = self._client.run_instances(**sent)
+            except ClientError as e:
+                code, text = e.response["Error"].get("Code", ""), e.response["Error"].get("Message", "")
+                if code == "IdempotentParameterMismatch" and (twin := self._by_ordinal(params, first)):
+                    return {"Instances": twin}  # another launcher was faster to start the same nodes
+                unknown = next((k for k in _OPTIONAL if k in sent and k.lower() in text.lower().replace(" ", "")), None)
+                if code.startswith(_REFUSED) and unknown:
+                    self._without.add(unknown)
+                    self.notes.append(f"this cloud {_OPTIONAL[unknown]}")
+                    continue
+                if code.startswith(_NO_ROOM):
+                    raise _NoRoomError(text or code) from e
+                raise CloudError(_told("start instances", e), ()) from e
+            if "TagSpecifications" in self._without:
+                self._tag_now(answer, params)
+            return answer
+
+    def _tag_now(self, answer: dict[str, Any], params: dict[str, Any]) -> None:
+        ids = [i["InstanceId"] for i in answer["Instances"]]
+        tags = params["TagSpecifications"][0]["Tags"]
+        try:
+            with _errors("tag instances"):
+                self._client.create_tags(Resources=ids, Tags=tags)
+        except BaseException:
+            self._client.terminate_instances(InstanceIds=ids)  # nobody would find them
+            raise
+        for i in answer["Instances"]:
+            i["Tags"] = tags
+
+    def _by_ordinal(self, params: dict[str, Any], first: int) -> list[dict[str, Any]]:
+        role = next(t["Value"] for t in params["TagSpecifications"][0]["Tags"] if t["Key"] == f"{_TAG}role")
+        found = []
+        for raw in self._describe([{"Name": f"tag:{_TAG}job", "Values": [self._job]}]):
+            tags = _tags(raw)
+            if tags.get(f"{_TAG}role") == role and tags.get(f"{_TAG}ordinals", "").startswith(f"{first}+"):
+                found.append(raw)
+        return found
+
+    def _check(self) -> None:
+        """The image is there. Once, before anything is made."""
+        s = self._settings
+        if not s.image:
+            raise UsageError("--cloud ec2 needs -o image=ami-… (images/README.md tells how to make one)")
+        if not self._checked:
+            with _errors(f"find the image {s.image}"):
+                images = self._client.describe_images(ImageIds=[s.image])["Images"]
+            if not images:
+                raise UsageError(f"no image {s.image} in this cloud and region")
+            self._root_device = images[0].get("RootDeviceName") or "/dev/sda1"
+            self._checked = True
+
+    def _cap(self, role: Role, count: int, before: Sequence[Machine], *, with_collector: bool = False) -> None:
+        s = self._settings
+        if not s.price_cap:
+            return
+        kind = s.processor_types[0] if role == "processor" else s.collector_type
+        kinds = [m.kind for m in before if m.instance.alive] + [kind] * count + [s.collector_type] * with_collector
+        price = self._dollars(kinds)
+        if price is None:
+            raise UsageError(f"-o price_cap: the price of {', '.join(sorted(set(kinds)))} is not known")
+        if price > s.price_cap:
+            raise UsageError(f"the job would cost about ${price:.2f} an hour, more than price_cap={s.price_cap:g}")
+
+    def _dollars(self, kinds: Sequence[str]) -> float | None:
+        prices = [dollars_an_hour(k) for k in kinds]
+        return None if None in prices else sum(p for p in prices if p is not None)
+
+    def _security_group(self) -> str:
+        """The group's id; made if it is named ``vidcloud`` and not there: NFS and SSH among its members."""
+        s = self._settings
+        if s.security_group.startswith("sg-"):
+            return s.security_group
+        name = s.security_group or "vidcloud"
+        with _errors("find the security group"):
+            filters = [{"Name": "group-name", "Values": [name]}]
+            vpc = ""
+            if s.subnets:
+                vpc = self._client.describe_subnets(SubnetIds=[s.subnets[0]])["Subnets"][0]["VpcId"]
+                filters.append({"Name": "vpc-id", "Values": [vpc]})
+            found = self._client.describe_security_groups(Filters=filters)["SecurityGroups"]
+        if found:
+            return str(found[0]["GroupId"])
+        if s.security_group:
+            raise UsageError(f"no security group {s.security_group}: leave the setting out, and one is made")
+        with _errors("make the security group"):
+            about: dict[str, Any] = {"GroupName": name, "Description": "vidcloud: NFS and SSH among a job's nodes"}
+            if vpc:
+                about["VpcId"] = vpc
+            group = str(self._client.create_security_group(**about)["GroupId"])
+            rules = [_rule(port, UserIdGroupPairs=[{"GroupId": group}]) for port in (22, 2049)]
+            if s.ssh_from:
+                rules.append(_rule(22, IpRanges=[{"CidrIp": s.ssh_from, "Description": "vidcloud ssh"}]))
+            self._client.authorize_security_group_ingress(GroupId=group, IpPermissions=rules)
+        return group
+
+    # -- describing ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _client(self) -> Any:
+        if self._kept_client is None:
+            self._kept_client = connect(self._settings)
+        return self._kept_client
+
+    def _machines(self) -> list[Machine]:
+        found = {
+            m.instance.id: m
+            for m in map(self._machine, self._describe([{"Name": f"tag:{_TAG}job", "Values": [self._job]}]))
+        }
+        now = time.monotonic()
+        self._new = {k: v for k, v in self._new.items() if k not in found and now - v[0] < _SEEN_LATE_S}
+        found |= {k: m for k, (_, m) in self._new.items()}
+        return sorted(found.values(), key=_age)
+
+    def _describe(self, filters: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        with _errors("list instances"):
+            for page in self._client.get_paginator("describe_instances").paginate(Filters=filters):
+                for reservation in page["Reservations"]:
+                    yield from reservation["Instances"]
+
+    @staticmethod
+    def _machine(raw: dict[str, Any]) -> Machine:
+        tags = _tags(raw)
+        state = _STATES.get(raw["State"]["Name"], "pending")
+        if state in ("pending", "running") and f"{_TAG}drain" in tags:
+            state = "shutting-down"
+        instance = Instance(
+            raw["InstanceId"],
+            "collector" if tags.get(f"{_TAG}role") == "collector" else "processor",
+            state,  # type: ignore[arg-type]
+            raw.get("PrivateIpAddress") or "",
+            raw["LaunchTime"].timestamp(),
+        )
+        expires = tags.get(f"{_TAG}expires", "")
+        with contextlib.suppress(ValueError):
+            return Machine(
+                instance,
+                tags.get(f"{_TAG}job", ""),
+                tags.get(f"{_TAG}owner", ""),
+                datetime.fromisoformat(expires).timestamp() if expires else 0.0,
+                tags.get(f"{_TAG}home", ""),
+                raw.get("InstanceType", ""),
+                tags.get(f"{_TAG}ordinals", ""),
+            )
+        return Machine(instance, tags.get(f"{_TAG}job", ""), "", 0.0, "", raw.get("InstanceType", ""))
+
+
+def all_machines(settings: EC2Settings, client: Any = None) -> list[Machine]:
+    """All vidcloud instances of the account that are not gone, of all jobs, oldest first.
+
+    Raises:
+        CloudError: they can't be listed.
+    """
+    cloud = EC2Cloud("", settings, client=client)
+    states = {"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped", "shutting-down"]}
+    found = map(cloud._machine, cloud._describe([{"Name": "tag-key", "Values": [f"{_TAG}job"]}, states]))  # noqa: SLF001
+    return sorted(found, key=_age)
+
+
+def orphans(
+    machines: Sequence[Machine], now: float, older_than_s: float | None, grace_s: float
+) -> list[tuple[Machine, str]]:
+    """Which machines nobody needs, and why.
+
+    Args:
+        machines: of `all_machines`.
+        now: seconds since 1970, UTC.
+        older_than_s: age from which any machine counts; None: no age.
+        grace_s: how long a job may be without a living collector: one that begins, or is being replaced.
+    """
+    led = {m.job for m in machines if m.instance.role == "collector" and m.instance.alive}
+    found = []
+    for m in machines:
+        age = now - m.instance.launched
+        if m.instance.state == "shutting-down" and age < grace_s:
+            continue
+        if m.expires and now > m.expires:
+            found.append((m, "its time is over"))
+        elif older_than_s is not None and age > older_than_s:
+            found.append((m, f"{age / 86400:.1f} days old"))
+        elif m.job not in led and age > grace_s:
+            found.append((m, "its job has no collector"))
+    return found
+
+
+def connect(settings: EC2Settings) -> Any:
+    """boto3's client of EC2.
+
+    Raises:
+        CloudError: no region, or no credentials.
+    """
+    import boto3  # noqa: PLC0415 - a quarter of a second, only for those who use it
+    from botocore.config import Config  # noqa: PLC0415
+
+    keys: dict[str, Any] = {}
+    if settings.access_key:
+        keys = {"aws_access_key_id": settings.access_key, "aws_secret_access_key": settings.secret_key}
+    region = settings.region or ("eucalyptus" if settings.endpoint_url else None)
+    config = Config(retries={"mode": "standard", "total_max_attempts": 5}, connect_timeout=15, read_timeout=60)
+    with _errors("reach EC2"):
+        session = boto3.session.Session(region_name=region, **keys)
+        return session.client("ec2", endpoint_url=settings.endpoint_url or None, config=config)
+
+
+def _age(machine: Machine) -> tuple[float, str, int, str]:
+    """Oldest first; the API tells whole seconds."""
+    i = machine.instance
+    return i.launched, i.role, _last_ordinal(machine), i.id
+
+
+class _NoRoomError(Exception):
+    """No capacity of one kind in one place."""
+
+
+def _rule(port: int, **who: Any) -> dict[str, Any]:
+    return {"IpProtocol": "tcp", "FromPort": port, "ToPort": port, **who}
+
+
+def _tags(raw: dict[str, Any]) -> dict[str, str]:
+    return {t["Key"]: t["Value"] for t in raw.get("Tags", ())}
+
+
+def _last_ordinal(machine: Machine) -> int:
+    first, _, count = machine.ordinals.partition("+")
+    return int(first) + int(count) - 1 if first.isdecimal() and count.isdecimal() else 0
+
+
+@contextlib.contextmanager
+def _errors(doing: str, let: type[Exception] | tuple[()] = ()) -> Iterator[None]:
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+    from botocore.parsers import ResponseParserError  # noqa: PLC0415
+
+    try:
+        yield
+    except let:
+        raise
+    except ResponseParserError as e:
+        raise CloudError(f"can't {doing}: what answers is no EC2; check -o endpoint_url", ()) from e
+    except (BotoCoreError, ClientError) as e:
+        raise CloudError(_told(doing, e), ()) from e
+
+
+def _told(doing: str, error: Exception) -> str:
+    """One line that says what and what to do."""
+    name = type(error).__name__
+    response = getattr(error, "response", None) or {}
+    code, text = response.get("Error", {}).get("Code", ""), response.get("Error", {}).get("Message", "")
+    if name in ("NoCredentialsError", "PartialCredentialsError"):
+        return (
+            "no credentials for EC2: run `aws configure`, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+            "or give -o eucarc=FILE"
+        )
+    if name == "NoRegionError":
+        return "no region for EC2: give -o region=… or set AWS_REGION"
+    if name in ("EndpointConnectionError", "ConnectTimeoutError", "ConnectionClosedError", "ReadTimeoutError"):
+        return f"can't {doing}: {error}; check -o endpoint_url and the network"
+    if code in (
+        "UnauthorizedOperation",
+        "AccessDenied",
+        "AuthFailure",
+        "SignatureDoesNotMatch",
+        "InvalidClientTokenId",
+    ):
+        return f"can't {doing}: {code}: {text or 'not allowed'}; docs/iam-policy.json has what vidcloud needs"
+    if code.startswith("InvalidAMI") or (code == "InvalidParameterValue" and "ami" in text.lower()):
+        return f"can't {doing}: {text or code}; images are a region's own"
+    return f"can't {doing}: {code + ': ' if code else ''}{text or error}"

@@ -1,0 +1,234 @@
+"""What a cloud must be told: of ``vidcloud.toml``, an eucarc, the environment, ``-o key=value``; the later counts."""
+
+import dataclasses
+import difflib
+import getpass
+import os
+import re
+import shlex
+import socket
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vidcloud.errors import UsageError
+
+_EUCARC = {
+    "EC2_URL": "endpoint_url",
+    "S3_URL": "s3_endpoint_url",
+    "EC2_ACCESS_KEY": "access_key",
+    "AWS_ACCESS_KEY": "access_key",
+    "AWS_ACCESS_KEY_ID": "access_key",
+    "EC2_SECRET_KEY": "secret_key",
+    "AWS_SECRET_KEY": "secret_key",
+    "AWS_SECRET_ACCESS_KEY": "secret_key",
+}
+"""What an eucarc exports, and what it means here; all else in it (certificates, EC2_JVM_ARGS, …) is of no use."""
+_ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)")
+_REFERENCE = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?")
+_TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
+
+@dataclass(frozen=True)
+class EC2Settings:
+    """What ``--cloud ec2`` must be told; AWS and Eucalyptus differ by these alone.
+
+    Attributes:
+        endpoint_url: of EC2's API; "": AWS, by region.
+        s3_endpoint_url: of S3's API; "": AWS.
+        region: "": as boto3 finds it.
+        access_key: "": boto3's own chain of credentials (environment, ``~/.aws``, profile).
+        secret_key: belongs to ``access_key``.
+        path_style: address buckets by path; by default where ``s3_endpoint_url`` is set.
+        s3_signature: ``s3v4``, or ``s3`` for old Walrus.
+        imdsv2: ``required``, or ``optional`` on clouds that have only version 1 of the metadata service.
+        client_token: whether the cloud honours ClientToken; ``auto``: found out.
+        image: machine image, ``ami-…`` or ``emi-…``; must be given.
+        bare: the image knows nothing of vidcloud: user-data becomes a script that installs what is needed.
+        collector_type: instance type of the collector.
+        processor_types: of processors; several: what has room, in this order.
+        key: name of a key pair, for ``vidcloud ssh``.
+        subnets: several: what has room, in this order; none: the cloud's default.
+        security_group: id or name; "": ``vidcloud``, made if absent.
+        ssh_from: CIDR from which SSH is let in to a group that is made; "": from nowhere.
+        instance_profile: name or ARN; the collector needs one to reach the home.
+        volume_gb: of each root disk; 0: as the image says. The collector's holds the share.
+        encrypted: encrypt volumes and objects at rest.
+        spot: processors on spot capacity, on demand where there is none.
+        price_cap: US dollars an hour for the whole job, refused above; 0: none.
+        max_lifetime_s: seconds after which a node ends itself.
+        owner: for the tags.
+        bucket: ``s3://bucket/prefix`` under which jobs have their homes; must be given.
+    """
+
+    endpoint_url: str = ""
+    s3_endpoint_url: str = ""
+    region: str = ""
+    access_key: str = dataclasses.field(default="", repr=False)
+    secret_key: str = dataclasses.field(default="", repr=False)
+    path_style: bool | None = None
+    s3_signature: str = "s3v4"
+    imdsv2: str = "required"
+    client_token: str = "auto"  # noqa: S105 - no secret
+    image: str = ""
+    bare: bool = False
+    collector_type: str = "c6i.xlarge"
+    processor_types: tuple[str, ...] = ("c6i.large",)
+    key: str = ""
+    subnets: tuple[str, ...] = ()
+    security_group: str = ""
+    ssh_from: str = ""
+    instance_profile: str = ""
+    volume_gb: int = 0
+    encrypted: bool = False
+    spot: bool = False
+    price_cap: float = 0.0
+    max_lifetime_s: int = 12 * 3600
+    owner: str = ""
+    bucket: str = ""
+
+    def environment(self) -> dict[str, str]:
+        """What programs must know to reach the home, by names that they read; no secrets."""
+        told = {
+            "AWS_ENDPOINT_URL_S3": self.s3_endpoint_url,
+            "AWS_DEFAULT_REGION": self.region,
+            "VIDCLOUD_S3_PATH_STYLE": "1" if self.path_style else "",
+            "VIDCLOUD_S3_SIGNATURE": self.s3_signature if self.s3_signature != "s3v4" else "",
+            "VIDCLOUD_S3_ENCRYPTION": "AES256" if self.encrypted else "",
+        }
+        return {name: value for name, value in told.items() if value}
+
+    def adopt(self) -> None:
+        """Have this process's own clients of S3 reach what nodes will reach, with the same keys."""
+        os.environ.update(self.environment())
+        if self.access_key:
+            os.environ.update(AWS_ACCESS_KEY_ID=self.access_key, AWS_SECRET_ACCESS_KEY=self.secret_key)
+
+    def pairs(self) -> dict[str, str]:
+        """What differs from the defaults, as ``-o`` takes it; no secrets."""
+        told = {}
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if f.repr and value != f.default:
+                text = ",".join(value) if isinstance(value, tuple) else str(value)
+                told[f.name] = {"True": "yes", "False": "no"}.get(text, text)
+        return told
+
+
+def read_settings(
+    cloud: str,
+    pairs: Mapping[str, str],
+    environ: Mapping[str, str] | None = None,
+    files: tuple[Path, ...] | None = None,
+) -> EC2Settings:
+    """All settings of a cloud.
+
+    Args:
+        cloud: the table in ``vidcloud.toml``.
+        pairs: of ``-o``; ``eucarc=FILE`` names one.
+        environ: by default this process's.
+        files: places of ``vidcloud.toml``, the first that exists counts; by default here and ``~/.config/vidcloud``.
+
+    Raises:
+        UsageError: an unknown setting, or one of a wrong kind.
+    """
+    environ = os.environ if environ is None else environ
+    if files is None:
+        files = (Path("vidcloud.toml"), Path.home() / ".config/vidcloud/vidcloud.toml")
+    told: dict[str, Any] = {}
+    for file in files:
+        if file.is_file():
+            told |= _table(file, cloud)
+            break
+    given = {k: v for k, v in pairs.items() if k != "eucarc"}
+    eucarc = pairs.get("eucarc") or told.pop("eucarc", "")
+    told |= _meaning(environ if not eucarc else {**environ, **read_eucarc(Path(eucarc), environ)}, whole=bool(eucarc))
+    told |= given
+    fields = {f.name: f for f in dataclasses.fields(EC2Settings)}
+    values = {name: _value(name, value, fields) for name, value in told.items()}
+    values.setdefault("owner", f"{getpass.getuser()}@{socket.gethostname()}")
+    values.setdefault("region", environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or "")
+    if values.get("path_style") is None:
+        values["path_style"] = bool(values.get("s3_endpoint_url"))
+    settings = EC2Settings(**values)
+    for name, allowed in (
+        ("imdsv2", ("required", "optional")),
+        ("client_token", ("auto", "yes", "no")),
+        ("s3_signature", ("s3v4", "s3")),
+    ):
+        if getattr(settings, name) not in allowed:
+            raise UsageError(f"-o {name}={getattr(settings, name)}: must be one of {', '.join(allowed)}")
+    if settings.bucket and not re.fullmatch(r"s3://[^/]+(/.*)?", settings.bucket):
+        raise UsageError(f"-o bucket={settings.bucket}: must be s3://BUCKET or s3://BUCKET/FOLDER")
+    return settings
+
+
+def read_eucarc(path: Path, environ: Mapping[str, str]) -> dict[str, str]:
+    """What an eucarc exports. It is read, not run: assignments, quotes and ``${NAME}`` are understood, nothing else.
+
+    Raises:
+        UsageError: it can't be read.
+    """
+    try:
+        text = path.expanduser().read_text()
+    except (OSError, UnicodeDecodeError) as e:
+        raise UsageError(f"can't read the eucarc {path}: {getattr(e, 'strerror', None) or 'no text'}") from e
+    found: dict[str, str] = {"EUCA_KEY_DIR": str(path.expanduser().absolute().parent)}
+    for line in text.splitlines():
+        match = _ASSIGNMENT.fullmatch(line)
+        if not match or "$(" in line or "`" in line:  # its folder is found by a command: that is known already
+            continue
+        name, raw = match.groups()
+        if name == "EUCA_KEY_DIR":
+            continue
+        try:
+            words = shlex.split(raw, comments=True)
+        except ValueError:
+            continue
+        value = words[0] if words else ""
+        if not raw.lstrip().startswith("'"):
+            value = _REFERENCE.sub(lambda m: found.get(m[1], environ.get(m[1], "")), value)
+        found[name] = value
+    return found
+
+
+def _table(file: Path, cloud: str) -> dict[str, Any]:
+    try:
+        table = tomllib.loads(file.read_text()).get(cloud, {})
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise UsageError(f"can't read {file}: {e}") from e
+    if not isinstance(table, dict):
+        raise UsageError(f"{file}: {cloud} must be a table, [{cloud}]")
+    return dict(table)
+
+
+def _meaning(exported: Mapping[str, str], *, whole: bool) -> dict[str, str]:
+    """Settings in the environment. AWS's own names of keys are boto3's business, unless an eucarc sets them."""
+    names = _EUCARC if whole else {k: v for k, v in _EUCARC.items() if not k.startswith("AWS_")}
+    return {names[name]: exported[name] for name in names if exported.get(name)}
+
+
+def _value(name: str, value: Any, fields: Mapping[str, Any]) -> Any:
+    if name not in fields:
+        near = difflib.get_close_matches(name, fields, 1)
+        hint = f"; did you mean {near[0]}?" if near else f": there are {', '.join(fields)}"
+        raise UsageError(f"no setting {name!r} of this cloud{hint}")
+    kind = str(fields[name].type)
+    try:
+        if "tuple" in kind:
+            return (
+                tuple(w for w in re.split(r"[,\s]+", value) if w) if isinstance(value, str) else tuple(map(str, value))
+            )
+        if "bool" in kind:
+            if isinstance(value, bool):
+                return value
+            return {**dict.fromkeys(_TRUE, True), **dict.fromkeys(_FALSE, False)}[value.lower()]
+        if "int" in kind:
+            return int(value)
+        if "float" in kind:
+            return float(value)
+    except (ValueError, TypeError, AttributeError, KeyError):
+        raise UsageError(f"-o {name}={value}: must be {'yes or no' if 'bool' in kind else 'a number'}") from None
+    return str(value)
