@@ -1,8 +1,11 @@
 """What a launcher needs of a cloud; every cloud that can run here runs this suite."""
 
+import sys
 import time
+from pathlib import Path
 
 import pytest
+from sshd import lab
 
 from vidcloud.clouds.base import open_cloud
 from vidcloud.errors import UsageError
@@ -11,13 +14,17 @@ from vidcloud.errors import UsageError
 class Site:
     """A cloud for one job, and a file server with scripts."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, name, options):
+        self.name, self.options = name, options
         self.server = folder / "server"
         self.server.mkdir()
         self.root = folder / "job"
-        for name in ("instances", "logs"):
-            (self.root / name).mkdir(parents=True)
-        self.cloud = open_cloud("local", str(self.root))
+        for part in ("instances", "logs"):
+            (self.root / part).mkdir(parents=True)
+        self.cloud = self.open()
+
+    def open(self):
+        return open_cloud(self.name, self.root, self.options)
 
     def script(self, name, text):
         (self.server / name).write_text(f"#!/bin/sh\n{text}\n")
@@ -36,9 +43,22 @@ class Site:
         return {i.id: i.state for i in self.cloud.describe_instances()}
 
 
-@pytest.fixture
-def site(tmp_path):
-    made = Site(tmp_path)
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory):
+    with lab(tmp_path_factory.mktemp("lab") / "lab") as made:
+        yield made
+
+
+@pytest.fixture(params=["local", "ssh"])
+def site(tmp_path, request):
+    options = {}
+    if request.param == "ssh":
+        hosts = request.getfixturevalue("hosts")
+        options = {
+            "hosts": ",".join(h.name for h in hosts.hosts), "key": str(hosts.key), "slots": "2",
+            "known_hosts": str(hosts.known_hosts), "python": sys.executable,
+        }  # fmt: skip
+    made = Site(tmp_path, request.param, options)
     made.script("wait", 'echo "ready $*"; trap "exit 0" TERM; while :; do sleep 0.05; done')
     made.script("stubborn", 'echo "ready"; trap "" TERM; while :; do sleep 0.05; done')
     made.script("end", 'echo "$*"; echo "to stderr" >&2')
@@ -63,7 +83,7 @@ def test_instances_are_described_in_order_and_by_role(site):
 
 def test_another_command_sees_them(site):
     (instance,) = site.run("wait")
-    other = open_cloud("local", str(site.root))
+    other = site.open()
     assert other.describe_instances()[0].id == instance.id
     other.terminate_instances([instance.id])
     assert site.states() == {instance.id: "terminated"}
@@ -110,4 +130,4 @@ def test_a_script_that_is_not_there(site):
 
 def test_no_such_cloud():
     with pytest.raises(UsageError, match="no cloud 'mars'"):
-        open_cloud("mars", "/x")
+        open_cloud("mars", Path("/x"))

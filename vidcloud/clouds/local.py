@@ -22,6 +22,25 @@ _GRACE_S = 5.0
 _KILLED_S = 5.0
 
 
+def start_process(log: Path, line: str) -> "subprocess.Popen[bytes]":
+    """Start what stands for an instance on this machine, in a session and process group of its own.
+
+    Args:
+        log: file to which goes what it prints.
+        line: its user-data.
+    """
+    env = {**os.environ, "VIDCLOUD_USER_DATA": line, "VIDCLOUD_PYTHON": sys.executable}
+    with log.open("ab") as printed:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "vidcloud.boot"],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=printed,
+            stderr=printed,
+            start_new_session=True,  # a ^C in the launcher's terminal is the launcher's to handle
+        )
+
+
 class LocalCloud:
     """Instances as processes of this machine.
 
@@ -50,16 +69,7 @@ class LocalCloud:
         return started
 
     def _start(self, name: str, role: Role, line: str) -> Instance:
-        env = {**os.environ, "VIDCLOUD_USER_DATA": line, "VIDCLOUD_PYTHON": sys.executable}
-        with (self._logs / f"{name}.log").open("ab") as log:
-            child = subprocess.Popen(
-                [sys.executable, "-P", "-m", "vidcloud.boot"],
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # a ^C in the launcher's terminal is the launcher's to handle
-            )
+        child = start_process(self._logs / f"{name}.log", line)
         self._children[child.pid] = child
         launched = time.time()
         record = {
