@@ -2,9 +2,15 @@
 
 import contextlib
 import http.server
+import os
+import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 
 class Ranges(http.server.BaseHTTPRequestHandler):
@@ -74,3 +80,25 @@ def serving() -> Iterator[Any]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate of ``localhost`` that nobody has signed, and its key."""
+    if not shutil.which("openssl"):
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("needs openssl to make a certificate")
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    kind = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+    ]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run([*kind, *names, "-keyout", key, "-out", cert], check=True, capture_output=True)
+    return cert, key
