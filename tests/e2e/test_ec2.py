@@ -1,0 +1,305 @@
+"""Whole jobs on EC2 as the test bed has it: API, boot hook, user-data, bundle, NFS, claims, S3, machines that end themselves."""
+
+import re
+import signal
+
+import pytest
+from testbed import bed as testbed
+from users import User, same_frames
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def bed(tmp_path):
+    with testbed.made(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def clip(samples):
+    return samples("long-gop.mkv")
+
+
+@pytest.fixture
+def gated(bed):
+    """A filter whose frames from number ``hold`` on wait for a file on the share, which the collector's host has."""
+    (bed.folder / "gated.py").write_text(
+        "import time\n"
+        "from pathlib import Path\n"
+        "from vidcloud.filter import YUV, frame_filter, param\n"
+        "@frame_filter(formats=YUV)\n"
+        "def gated(frame, *, at, hold: int = param(1 << 30)):\n"
+        "    while at.frame >= hold and not Path('/srv/vidcloud/open').exists():\n"
+        "        time.sleep(0.05)\n"
+        "    return type(frame)(*(255 - plane for plane in frame))\n"
+    )
+    return "./gated.py:gated"
+
+
+class Job:
+    """A job that was begun on the bed."""
+
+    def __init__(self, bed, child):
+        self.bed, self.child = bed, child
+
+    def status(self):
+        return self.bed.user("status", "j", "--json").json
+
+    def collector(self):
+        return next(n["id"] for n in self.status()["nodes"] if n["role"] == "collector" and n["state"] == "running")
+
+    def processors(self):
+        return [n["id"] for n in self.status()["nodes"] if n["role"] == "processor" and n["state"] == "running"]
+
+    def held(self, count):
+        """Processors that are at work, once there are so many: each has a claim."""
+
+        def found():
+            if not (leads := [h for h in self.bed.running() if "becomes a collector" in self.bed.console(h)]):
+                return None
+            claims = self.bed.sh(leads[-1], "cat /srv/vidcloud/jobs/j/claims/*/* 2>/dev/null").out
+            owners = sorted(set(re.findall(r'"node": ?"(i-[0-9a-f]+)"', claims)) & set(self.bed.running()))
+            return owners if len(owners) >= count else None
+
+        return self.bed.when(found)
+
+    def open(self):
+        assert self.bed.sh(self.collector(), "touch /srv/vidcloud/open").code == 0
+
+    def done(self, timeout=240):
+        out, err = self.child.communicate(timeout=timeout)
+        assert self.child.returncode == 0, err + "".join(
+            f"\n--- {h}\n{self.bed.console(h)[-2000:]}" for h in self.bed.hosts()
+        )
+        return out, err
+
+
+@pytest.fixture
+def begin(bed, clip, gated):
+    def start(*args, nodes=2, hold=6, output="out.mkv"):
+        child = bed.start(
+            "run", clip, "--filter", f"{gated}:hold={hold}", "--chunk", 3, "--nodes", nodes, "--codec", "ffv1", "-o", output,
+            "--job-id", "j", "--json", "--lease", 4, *bed.options, *args,
+        )  # fmt: skip
+        return Job(bed, child)
+
+    return start
+
+
+@pytest.fixture
+def as_serial(bed, clip, tmp_path):
+    """Assert that an output has the frames of a serial run on this machine."""
+
+    def check(what="gated.py:gated", output="out.mkv"):
+        quiet = User(tmp_path / "quiet")
+        quiet.folder.mkdir()
+        what = f"{bed.folder}/{what}" if ":" in what else what
+        quiet.run(clip, "--filter", what, "--codec", "ffv1", "-o", "quiet.mkv")
+        same_frames(bed.folder / output, quiet.folder / "quiet.mkv")
+        assert quiet("verify", bed.folder / output).code == 0
+
+    return check
+
+
+@pytest.mark.parametrize("plane", ["frames", "segments"])
+def test_a_job_with_five_nodes(bed, clip, as_serial, plane):
+    """From the API's call to machines that have ended themselves; nothing stays at the home but records."""
+    told = bed.user(
+        "run", clip, "--filter", "invert", "--nodes", 5, "--chunk", 3, "--segment-chunks", 2, "--plane", plane, "--codec",
+        "ffv1", "-o", "out.mkv", "--job-id", "j", "--json", *bed.options,
+    )  # fmt: skip
+    assert told.code == 0, told.err
+    assert told.json["output"] == str(bed.folder / "out.mkv")
+    assert told.json["plane"] == plane
+    as_serial("invert")
+    assert len(bed.hosts()) == 6
+    bed.when(lambda: not bed.running())
+    home = bed.stored(bed.bucket) / "j"
+    left = sorted(str(p.relative_to(home)) for p in home.rglob("*") if p.is_file())
+    assert not [name for name in left if name.startswith(("input", "output", "bundle"))]
+    notes = bed.user("audit", "j", "--json").json
+    assert [n["action"] for n in notes] == ["started", "stored", "ended", "delivered", "removed"]
+    logs = bed.user("logs", "j").out
+    assert logs.count(" started job=j ") == 5
+    root_only = [bed.console(h) for h in bed.hosts()]
+    assert not any("Traceback" in c or "bed-secret" in c for c in root_only)
+
+
+def test_an_output_in_s3_is_what_a_local_job_makes(bed, clip, tmp_path):
+    """Byte by byte, and put there by the collector; nothing comes to the launcher."""
+    told = bed.user(
+        "run", clip, "--filter", "invert", "--nodes", 2, "-o", "s3://bed/out/cat.mp4", "--job-id", "j",
+        "--json", "--plane", "frames", *bed.options,
+    )  # fmt: skip
+    assert told.code == 0, told.err
+    assert told.json["output"] == "s3://bed/out/cat.mp4"
+    local = User(tmp_path / "local")
+    local.folder.mkdir()
+    local.run(clip, "--filter", "invert", "-o", "cat.mp4", "--plane", "frames")
+    assert bed.stored("s3://bed/out/cat.mp4").read_bytes() == (local.folder / "cat.mp4").read_bytes()
+    assert bed.user("verify", bed.stored("s3://bed/out/cat.mp4")).code == 0
+
+
+def test_scaling_up_and_down(bed, begin, as_serial):
+    job = begin(nodes=2)
+    job.held(2)
+    assert bed.user("scale", "j", "--nodes", 6).out == "j: 6 nodes (+4)\n"
+    job.held(6)
+    assert bed.user("scale", "j", "--nodes", 3).out == "j: 3 nodes (-3)\n"
+    bed.when(lambda: len(bed.running()) == 4)
+    job.open()
+    out, _ = job.done()
+    assert '"takeovers": 0' in out, "who leaves gives back what it holds"
+    as_serial()
+
+
+def test_a_spot_notice_drains_a_processor_and_another_comes(bed, begin, as_serial):
+    job = begin(nodes=2)
+    noticed, _ = job.held(2)
+    bed.ask(
+        "notice",
+        host=noticed,
+        path="spot/instance-action",
+        text='{"action": "terminate", "time": "2026-11-23T00:00:00Z"}',
+    )
+    bed.when(lambda: noticed not in bed.running())
+    assert "a spot notice" in bed.console(noticed)
+    bed.when(lambda: len(bed.running()) == 3)
+    job.open()
+    out, _ = job.done()
+    assert '"takeovers": 0' in out
+    as_serial()
+
+
+def test_a_killed_a_paused_and_a_cut_off_host(bed, begin, as_serial):
+    """Promises 3 and 4: each loses its claim; who comes back can publish nothing in place of its successor."""
+    job = begin(nodes=4)
+    killed, paused, cut, _ = job.held(4)
+    bed.ask("kill", host=killed)
+    bed.ask("pause", host=paused)
+    bed.ask("cut", host=cut)
+    job.open()
+    bed.when(lambda: bed.user("logs", "j").out.count(" node_dead ") >= 3)
+    bed.ask("wake", host=paused)
+    bed.ask("join", host=cut)
+    job.done()
+    as_serial()
+
+
+def test_the_share_goes_away_and_comes_back(bed, begin, as_serial):
+    """kill -9 of the NFS server: nodes wait for it, nothing is lost."""
+    job = begin(nodes=2)
+    job.held(2)
+    collector = job.collector()
+    assert bed.sh(collector, "systemctl kill nfs-server").code == 0
+    job.open()
+    assert bed.sh(collector, "systemctl start nfs-server").code == 0
+    job.done()
+    as_serial()
+
+
+def test_the_launcher_is_killed_and_the_job_is_seen_from_elsewhere(bed, begin, as_serial, tmp_path):
+    job = begin(nodes=2)
+    job.held(2)
+    job.child.kill()
+    job.child.communicate()
+    elsewhere = {"VIDCLOUD_SHARE": str(tmp_path / "elsewhere")}
+    told = bed.user("status", "j", "--json", *bed.options, env=elsewhere)
+    assert told.json["state"] == "running"
+    assert len(told.json["nodes"]) == 3
+    assert bed.user("scale", "j", "--add", 1, *bed.options, env=elsewhere).out == "j: 3 nodes (+1)\n"
+    job.held(3)
+    assert " started job=j " in bed.user("logs", "j", *bed.options, env=elsewhere).out
+    machines = bed.user("instances", *bed.options, "--json", env=elsewhere).json
+    assert {m["job"] for m in machines} == {"j"}
+    job.open()
+    assert bed.user("watch", "j").code == 0
+    as_serial()
+    bed.when(lambda: not bed.running())
+
+
+def test_cancel_from_elsewhere(bed, begin, tmp_path):
+    job = begin(nodes=2)
+    job.held(1)
+    elsewhere = {"VIDCLOUD_SHARE": str(tmp_path / "elsewhere")}
+    assert bed.user("cancel", "j", *bed.options, env=elsewhere).out == "j: cancelled\n"
+    _, err = job.child.communicate(timeout=120)
+    assert job.child.returncode == 1
+    assert "cancelled" in err
+    bed.when(lambda: not bed.running())
+    assert not (bed.folder / "out.mkv").exists()
+
+
+def test_an_interrupted_launcher_ends_all_it_started(bed, begin):
+    job = begin(nodes=2)
+    job.held(1)
+    job.child.send_signal(signal.SIGINT)
+    _, err = job.child.communicate(timeout=120)
+    assert job.child.returncode == 130, err
+    assert "nothing is left running" in err
+    bed.when(lambda: not bed.running())
+
+
+def test_a_collectors_host_is_killed_and_the_job_begins_again(bed, begin, as_serial):
+    """The share went with the machine: all nodes start anew."""
+    job = begin(nodes=2)
+    job.held(2)
+    bed.ask("kill", host=job.collector())
+    bed.when(lambda: len(bed.hosts()) >= 6)
+    job.held(2)
+    job.open()
+    job.done()
+    as_serial()
+    bed.when(lambda: not bed.running())
+
+
+def test_a_cloud_with_an_eucarc(bed, clip, as_serial):
+    """Eucalyptus: endpoints and keys from an eucarc, no token, no metadata options, path-style S3."""
+    bed.ask("refuse", names=["ClientToken", "MetadataOptions"])
+    (bed.folder / "eucarc").write_text(
+        f"export EC2_URL={testbed.API}\nexport S3_URL={testbed.S3}\n"
+        f"export EC2_ACCESS_KEY='{bed.keys['AWS_ACCESS_KEY_ID']}'\nexport EC2_SECRET_KEY='{bed.keys['AWS_SECRET_ACCESS_KEY']}'\n"
+    )
+    options = (
+        "-o",
+        "eucarc=eucarc",
+        "-o",
+        f"image={bed.image}",
+        "-o",
+        f"bucket={bed.bucket}",
+        "-o",
+        "instance_profile=collector",
+        "-o",
+        "region=us-east-1",
+    )
+    bare = {k: v for k, v in bed.env.items() if not k.startswith("AWS_")}
+    bed.env = {**bare, "AWS_EC2_METADATA_DISABLED": "true"}
+    told = bed.user(
+        "run", clip, "--filter", "invert", "--nodes", 2, "--codec", "ffv1", "-o", "out.mkv", "--job-id", "j", "--json",
+        "--cloud", "ec2", *options,
+    )  # fmt: skip
+    assert told.code == 0, told.err
+    as_serial("invert")
+    assert bed.user("status", "j", "--json").json["state"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "told"),
+    [
+        (("-o", "image=ami-00000000000000000"), 1, "ami-00000000000000000"),
+        (("-o", "price_cap=0.1"), 2, "more than price_cap=0.1"),
+        (("-o", "imgae=x"), 2, "did you mean image?"),
+        (("-o", "bucket=s3://no-such-bucket/x"), 1, "no-such-bucket"),
+        (("--env-keys",), 1, "SignatureDoesNotMatch"),
+    ],
+)
+def test_what_is_refused_with_one_line(bed, clip, args, code, told):
+    env = {}
+    if args == ("--env-keys",):
+        args, env = (), {"AWS_SECRET_ACCESS_KEY": "wrong"}
+    made = bed.user("run", clip, "--filter", "invert", "-o", "out.mkv", *bed.options, *args, env=env)
+    assert made.code == code, made.err
+    assert told in made.err
+    assert len(made.err.strip().splitlines()) == 1, made.err
+    assert bed.hosts() == {}
