@@ -49,6 +49,15 @@ def e2e(session: nox.Session) -> None:
 
 
 @nox.session(python=PYTHON)
+def vm(session: nox.Session) -> None:
+    """As root, minutes: make the machine image, and run a job on emulated machines that boot it."""
+    _install(session, "test")
+    image = f"{session.create_tmp()}/image"
+    session.run("images/build", image, external=True)
+    session.run("pytest", "tests/vm", *session.posargs, env={"VIDCLOUD_IMAGE": image})
+
+
+@nox.session(python=PYTHON)
 def bench(session: nox.Session) -> None:
     """Speed and memory against the ways a user would do it today; writes the tables of docs/performance.md."""
     _install(session, "bench")

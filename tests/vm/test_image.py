@@ -1,0 +1,67 @@
+"""The machine image that images/build made, booted: ``VIDCLOUD_IMAGE=<its folder> pytest tests/vm``. Minutes, emulated."""
+
+import os
+import re
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+from testbed import bed as testbed
+from users import User, same_frames
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
+@pytest.fixture
+def image():
+    if not (folder := os.environ.get("VIDCLOUD_IMAGE")):
+        pytest.skip("VIDCLOUD_IMAGE names no folder of images/build")
+    return Path(folder).absolute()
+
+
+@pytest.fixture
+def bed(image, tmp_path):
+    if lacking := [p for p in ("qemu-system-x86_64", "qemu-img", "dnsmasq") if not shutil.which(p, path=testbed.PATH)]:
+        pytest.skip(f"no {', '.join(lacking)}")
+    with testbed.made(tmp_path, disk=image / "disk.qcow2") as made:
+        yield made
+
+
+def test_what_lies_in_the_tree(image):
+    """The hook as it is here, the role's user, and nothing that is one machine's own or lets somebody in."""
+    with tarfile.open(image / "tree.tar") as tree:
+        names = tree.getnames()
+
+        def read(name):
+            return tree.extractfile(f"./etc/{name}").read().decode()
+
+        assert read("rc.local") == (Path(__file__).parents[2] / "userdata/rc.local").read_text()
+        assert tree.getmember("./etc/rc.local").mode == 0o755
+        assert re.search(r"^vidcloud:x:4100:4100:.*:/usr/sbin/nologin$", read("passwd"), re.MULTILINE)
+        assert {line.split(":")[1] for line in read("shadow").splitlines()} <= {"*", "!", "!*"}, "nobody has a password"
+        assert read("machine-id") == ""
+    assert not [
+        n for n in names if re.search(r"/(sshd|sudo|cloud-init)$|_key$|authorized_keys|^./etc/systemd/.*/nfs-server", n)
+    ]
+
+
+def test_a_job_on_machines_of_the_image(bed, samples, tmp_path):
+    """GRUB, kernel, systemd, hook, bundle, kernel NFS, S3: the output is the serial run's, and all machines go off."""
+    clip = samples("long-gop.mkv")
+    told = bed.user(
+        "run", clip, "--filter", "invert", "--nodes", 1, "--plane", "frames", "--codec", "ffv1", "-o", "out.mkv",
+        "--job-id", "j", "--json", "--lease", 60, *bed.options, timeout=900,
+    )  # fmt: skip
+    assert told.code == 0, told.err + "".join(f"\n--- {h}\n{bed.console(h)[-4000:]}" for h in bed.hosts())
+    quiet = User(tmp_path / "quiet")
+    quiet.folder.mkdir()
+    quiet.run(clip, "--filter", "invert", "--codec", "ffv1", "-o", "quiet.mkv")
+    same_frames(bed.folder / "out.mkv", quiet.folder / "quiet.mkv")
+    bed.when(lambda: not bed.running(), timeout=180)
+    consoles = [bed.console(h) for h in bed.hosts()]
+    assert sorted(role for role in ("collector", "processor") for c in consoles if f"becomes a {role}" in c) == [
+        "collector",
+        "processor",
+    ]
+    assert all("role has ended: this machine goes off" in c for c in consoles)
