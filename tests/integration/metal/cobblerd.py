@@ -1,0 +1,205 @@
+"""A real cobblerd without root: ``python tests/integration/metal/cobblerd.py FOLDER`` runs one in the foreground.
+
+Cobbler's paths are hard-wired, so its package is copied and re-based into a folder of its own. Its parts from PyPI live in
+a virtual environment in the user's cache, because they want an old setuptools. Power goes through the fence agent
+``fence_tests``, which reads and writes ``FOLDER/machines/``.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import xmlrpc.client
+from pathlib import Path
+from typing import Any
+
+VERSION = "3.3.10"
+PARTS = ("setuptools<81", "Cheetah3", "distro", "dnspython", "file-magic", "netaddr", "pymongo", "pyyaml", "requests")
+REBASED = re.compile(
+    r"(?<![\w.])/(?=(?:etc/cobbler|var/lib/cobbler|var/log/cobbler|var/cache/cobbler|var/www/cobbler|srv/tftpboot"
+    r"|usr/sbin/fence_|sbin/fence_|usr/share/(?:syslinux|grub2|efi|ipxe))\b)"
+)
+
+# Called by Cobbler as a fence agent is: options on stdin. `deaf` counts calls to fail; `log` has a line a call done.
+AGENT = """#!/bin/sh
+while IFS='=' read -r key value; do
+  case $key in action) action=$value;; plug) plug=$value;; esac
+done
+machine={machines}/$plug
+if [ -s "$machine/deaf" ]; then
+  left=$(cat "$machine/deaf")
+  if [ "$left" -gt 1 ]; then echo $((left - 1)) > "$machine/deaf"; else rm "$machine/deaf"; fi
+  exit 1
+fi
+case $action in
+  on) echo ON > "$machine/power";;
+  off) echo OFF > "$machine/power";;
+esac
+echo "$plug $action" >> {machines}/log
+echo "Status: $(cat "$machine/power")"
+"""
+
+
+def environment() -> Path:
+    """The Python of a virtual environment that has Cobbler; made once, about half a minute.
+
+    Raises:
+        subprocess.CalledProcessError: there is no package index to be reached.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "vidcloud-tests"
+    base.mkdir(parents=True, exist_ok=True)
+    folder = base / f"cobbler-{VERSION}"
+    with (base / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes may start at once
+        if not (folder / "whole").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+            pip = [folder / "venv/bin/pip", "install", "-q", "--disable-pip-version-check"]
+            subprocess.run([*pip, *PARTS, "schema"], check=True)
+            subprocess.run([*pip, "--no-deps", f"cobbler=={VERSION}"], check=True)
+            (folder / "whole").touch()
+    return folder / "venv/bin/python"
+
+
+def lay_out(root: Path, port: int) -> Path:
+    """Copy Cobbler to ``root``, re-based on it. Its reboots then pause 0.1 s instead of 5, its retries as well.
+
+    Returns:
+        the Python that can run it.
+    """
+    python = environment()
+    site = next((python.parent.parent / "lib").glob("python3*/site-packages"))
+    for part in ("cobbler", "etc/cobbler", "var/lib/cobbler"):
+        shutil.copytree(site / part, root / ("lib/cobbler" if part == "cobbler" else part))
+    collections = ("distros", "profiles", "systems", "repos", "images", "mgmtclasses", "packages", "files", "menus")
+    when = [f"{verb}/{thing}/{at}" for verb in ("add", "delete") for thing in ("distro", "profile", "system") for at in ("pre", "post")]  # fmt: skip
+    folders = [
+        *(f"var/lib/cobbler/collections/{kind}" for kind in collections),
+        *(
+            f"var/lib/cobbler/triggers/{w}"
+            for w in (*when, "change", "install/pre", "install/post", "sync/pre", "sync/post")
+        ),
+        *(
+            "var/log/cobbler/anamon",
+            "var/lib/cobbler/loaders",
+            "var/www/cobbler/images",
+            "srv/tftpboot",
+            "usr/sbin",
+            "machines",
+        ),
+        *(
+            "var/www/cobbler/links",
+            "var/www/cobbler/distro_mirror",
+            "var/www/cobbler/rendered",
+            "srv/tftpboot/pxelinux.cfg",
+        ),
+        *("srv/tftpboot/grub/system", "srv/tftpboot/grub/system_link", "srv/tftpboot/images", "srv/tftpboot/ipxe"),
+    ]
+    for folder in folders:
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for path in (*(root / "lib").rglob("*.py"), *(root / "etc").rglob("*")):
+        if path.is_file():
+            text = path.read_text(encoding="utf-8", errors="surrogateescape")
+            text = REBASED.sub(lambda _: f"{root}/", text)
+            if path.name == "power_manager.py":
+                text = re.sub(r"time\.sleep\(\d\)", "time.sleep(0.1)", text)
+            if path.name == "settings.yaml":
+                text = re.sub(r"(?m)^xmlrpc_port:.*", f"xmlrpc_port: {port}", text)
+            path.write_text(text, encoding="utf-8", errors="surrogateescape")
+    agent = root / "usr/sbin/fence_tests"
+    agent.write_text(AGENT.format(machines=root / "machines"))
+    agent.chmod(0o755)
+    for name in ("vmlinuz", "initrd.img"):
+        (root / name).write_bytes(b"dummy")
+    return python
+
+
+class Cobblerd:
+    """A cobblerd that runs; ``start`` and ``stop`` may be repeated, what was saved stays."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            self.port = s.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._python = lay_out(root, self.port)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def api(self) -> Any:
+        """A new connection to its API."""
+        return xmlrpc.client.ServerProxy(self.url, allow_none=True)
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        with (self.root / "output").open("ab") as output:
+            self._process = subprocess.Popen(
+                [self._python, self._python.with_name("cobblerd"), "-F", "-c", self.root / "etc/cobbler/settings.yaml"],
+                env={"PYTHONPATH": str(self.root / "lib"), "PATH": os.environ["PATH"]},
+                stdout=output,
+                stderr=output,
+            )
+        until = time.monotonic() + 60
+        while True:
+            try:
+                self.api.version()
+            except OSError:
+                if self._process.poll() is not None or time.monotonic() > until:
+                    raise RuntimeError((self.root / "output").read_text()[-2000:]) from None
+                time.sleep(0.05)  # it has no way to tell that it is up
+            else:
+                return
+
+    def stop(self) -> None:
+        """End it, as a power cut would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def furnish(self, machines: dict[str, tuple[str, str]]) -> None:
+        """One distro, profiles ``debian``, ``other`` and ``wipe``, and machines: name -> (IP, group)."""
+        api = self.api
+        token = api.login("cobbler", "cobbler")
+        fields = {"kernel": str(self.root / "vmlinuz"), "initrd": str(self.root / "initrd.img"), "arch": "x86_64"}
+        api.xapi_object_edit("distro", "debian", "add", {"name": "debian", "breed": "debian", "os_version": "bullseye", **fields}, token)  # fmt: skip
+        for name in ("debian", "other", "wipe"):
+            api.xapi_object_edit("profile", name, "add", {"name": name, "distro": "debian"}, token)
+        for n, (name, (ip, group)) in enumerate(machines.items()):
+            folder = self.root / "machines" / name
+            folder.mkdir()
+            (folder / "power").write_text("OFF\n")
+            fields = {
+                "name": name,
+                "profile": "other",
+                "netboot_enabled": False,
+                "power_type": "tests",
+                "power_address": "127.0.0.1",
+                "power_user": "u",
+                "power_pass": "p",
+                "power_id": name,
+                "autoinstall_meta": {"vidcloud_group": group, "site_rack": "7"} if group else {"site_rack": "7"},
+                "modify_interface": {
+                    "ipaddress-eth0": ip,
+                    "macaddress-eth0": f"52:54:00:00:{n // 256:02x}:{n % 256:02x}",
+                },
+            }
+            api.xapi_object_edit("system", name, "add", fields, token)
+
+
+if __name__ == "__main__":
+    daemon = Cobblerd(Path(sys.argv[1]).absolute())
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        daemon.start()
+        daemon.furnish({f"node{n:02d}": (f"10.111.5.{n}", "test01") for n in range(1, 21)})
+        print(daemon.url, flush=True)
+        daemon._process.wait()
+    finally:
+        daemon.stop()

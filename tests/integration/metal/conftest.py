@@ -1,0 +1,83 @@
+"""One real cobblerd a test process, with hosts that boot; machines are free again before each test."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vidcloud.metal.cobbler import Cobbler
+from vidcloud.metal.instances import Instances
+from vidcloud.metal.reservations import LockedReservations
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+MACHINES = {
+    "node01": ("10.111.5.1", "test01"),
+    "node02": ("10.111.5.2", "test01"),
+    "node03": ("10.111.5.3", "test01"),
+    "node16": ("10.111.5.16", "test02"),
+    "node1": ("10.111.5.101", "test02"),
+    "spare": ("10.111.6.1", ""),
+}
+
+
+@pytest.fixture(scope="session")
+def daemon(tmp_path_factory):
+    from cobblerd import Cobblerd
+
+    try:
+        daemon = Cobblerd(tmp_path_factory.mktemp("cobbler") / "root")
+    except subprocess.CalledProcessError as e:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"can't install Cobbler: {e}")
+    daemon.start()
+    daemon.furnish(MACHINES)
+    yield daemon
+    daemon.stop()
+
+
+@pytest.fixture(scope="session")
+def running_hosts(daemon):
+    from hosts import Hosts
+
+    hosts = Hosts(daemon, {name: ip for name, (ip, _) in MACHINES.items()})
+    yield hosts
+    hosts.end()
+
+
+def connect(daemon, **more):
+    return Cobbler(daemon.url, "cobbler", lambda: "cobbler", **more)
+
+
+@pytest.fixture
+def cobbler(daemon, hosts):
+    client = connect(daemon)
+    for system in client.systems():
+        if set(system.meta) - {"site_rack", "vidcloud_group"} or system.netboot or system.profile != "other":
+            meta = {k.removeprefix("vidcloud_"): None for k in system.meta if k.startswith("vidcloud_")}
+            meta |= {"group": MACHINES[system.name][1] or None}
+            client.update(system.name, meta=meta, profile="other", netboot=False)
+        (daemon.root / "machines" / system.name / "deaf").unlink(missing_ok=True)
+    return client
+
+
+@pytest.fixture
+def hosts(running_hosts):
+    running_hosts.forget()
+    return running_hosts
+
+
+@pytest.fixture
+def reservations(cobbler, tmp_path):
+    return LockedReservations(cobbler, tmp_path / "state", "tester@here")
+
+
+@pytest.fixture
+def instances(cobbler, reservations, hosts):
+    """``instances("ann")`` acts in Ann's name."""
+
+    def make(user, **more):
+        return Instances(cobbler, reservations, user, hosts.probe, poll_s=0.02, **{"power_tries": 1, **more})
+
+    return make

@@ -1,0 +1,208 @@
+"""``vidcloud metal …`` as a process, and its ``ssh``, against a real cobblerd."""
+
+import json
+import os
+import pathlib
+import pty
+import shutil
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from vidcloud.metal.instances import ssh_probe
+
+
+@pytest.fixture
+def vidcloud(daemon, cobbler, hosts, tmp_path):
+    """``vidcloud("describe-systems")`` runs it, with an ``ssh`` that asks the hosts of the tests."""
+    from transcript import prepare
+
+    env = prepare(tmp_path, daemon, hosts, user="ann", power_tries="1")
+
+    def run(*words, code=0, entry=("vidcloud", "metal"), stdin=subprocess.DEVNULL, **more):
+        done = subprocess.run(  # noqa: PLW1510 - its code is looked at
+            [
+                sys.executable,
+                "-c",
+                "import sys; sys.argv[0] = sys.argv.pop(1); exec(sys.argv.pop(1))",
+                *_start(entry),
+                *words,
+            ],
+            env=env | more,
+            stdin=stdin,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == code, (done.stdout, done.stderr)
+        return done.stderr if code else done.stdout
+
+    return run
+
+
+def _start(entry):
+    if entry[0] == "vidcloud":
+        return ("vidcloud", "from vidcloud.cli.main import main; main(sys.argv[1:])", *entry[1:])
+    return (entry[0], "from vidcloud.cli.metal import metaleuca; metaleuca()")
+
+
+def test_a_session(vidcloud, hosts, cobbler):
+    assert vidcloud("describe-distros", "--plain") == "DISTRO debian debian bullseye x86_64\n"
+    assert "PROFILE wipe debian\n" in vidcloud("describe-profiles", "--plain")
+    assert vidcloud("describe-systems", "--plain", "node16").split() == ["SYSTEM", "node16", "other", "10.111.5.16", "off", "test02", "-"]  # fmt: skip
+    assert len(vidcloud("describe-system-groups", "--plain", "-f", "-g", "test01", "test02").splitlines()) == 5
+    assert "must be confirmed: --yes" in vidcloud("run-instances", "-n", "1", "-p", "debian", code=2)
+    assert vidcloud("describe-instances") == vidcloud("describe-instances", "-u", "nobody"), (
+        "what was asked for is given back"
+    )
+    assert vidcloud("run-instances", "-n", "2", "-g", "test01", "-p", "debian", "-y", "--plain") == (
+        "INSTANCE node01 debian 10.111.5.1 pending\nINSTANCE node02 debian 10.111.5.2 pending\n"
+    )
+    hosts.settle("node01", "node02", times=2)
+    found = json.loads(vidcloud("describe-instances", "-u", "ann", "--json", "--watch"))
+    assert [(i["name"], i["state"], i["user"]) for i in found] == [
+        ("node01", "running", "ann"),
+        ("node02", "running", "ann"),
+    ]
+    assert vidcloud("describe-system-users", "--plain", "-u", "ann").count("USER ann node0") == 2
+    assert "node01 is reserved by ann, not by bob" in vidcloud(
+        "terminate-instances", "-u", "bob", "-i", "10.111.5.1", code=2
+    )
+    assert "node01" in vidcloud("describe-instances"), "the table for people"
+    assert vidcloud("check", "--plain") == ""
+    assert vidcloud("terminate-instances", "-i", "10.111.5.1", "10.111.5.2", "--plain").count("free") == 2
+    assert not [s.name for s in cobbler.systems() if s.get("user")]
+    lines = vidcloud("history", "--plain", "node01").splitlines()
+    assert [line.split()[3] for line in lines] == [
+        "reserve",
+        "release",
+        "reserve",
+        "run",
+        "running",
+        "terminating",
+        "release",
+    ]
+
+
+@pytest.mark.parametrize(("answer", "code"), [("n", 130), ("y", 0)])
+def test_reimaging_is_asked_for(vidcloud, cobbler, hosts, answer, code):
+    """At a terminal the machines are listed; a no gives them back."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "wb", buffering=0) as typed, os.fdopen(theirs, "rb") as terminal:
+        typed.write(f"{answer}\n".encode())
+        told = vidcloud("run-instances", "-i", "10.111.5.1", "-p", "debian", "--plain", code=code, stdin=terminal)
+    if answer == "y":
+        assert told == "INSTANCE node01 debian 10.111.5.1 pending\n"
+        hosts.settle("node01", times=2)
+    else:
+        assert "node01 10.111.5.1 (other) is installed with debian, its disk overwritten" in told
+        assert not cobbler.system("node01").get("user")
+        assert cobbler.system("node01").profile == "other"
+
+
+def test_metaleuca_names(vidcloud):
+    assert "SYSTEM node01" in vidcloud("--plain", entry=("metaleuca-describe-systems",))
+    assert vidcloud("node01", "-p", "wipe", "--plain", entry=("/usr/bin/metaleuca-set-profile",)).startswith(
+        "SYSTEM node01 wipe"
+    )
+    reserved = vidcloud("-n", "1", "-g", "test02", "-u", "bob", "--plain", entry=("metaleuca-reserve-systems",))
+    assert reserved.split()[1::5] == ["node1", "bob"]
+    assert vidcloud("node1", "-u", "bob", "--plain", entry=("metaleuca-release-systems",)).split()[-1] == "-"
+
+
+def test_bad_input_is_one_line_and_code_2(vidcloud):
+    for words, told in (
+        (("describe-systems", "node99"), "no machine 'node99' in Cobbler"),
+        (("set-profile", "node01", "-p", "nope"), "no profile 'nope'"),
+        (("reserve-systems", "-n", "99"), "99 machines wanted, 6 free"),
+        (("reserve-systems", "node01", "-n", "2"), "give either machines"),
+        (("reserve-systems",), "how many machines?"),
+        (("terminate-instances",), "which?"),
+        (("enable-netboot",), "which machines?"),
+        (("run-instances", "-n", "1", "-p", "nope", "-y"), "no profile 'nope'"),
+        (("reserve-systems", "-g"), "requires an argument"),
+        (("run-instances", "-n", "1", "-g", "-p", "debian", "-y"), "'-g' requires an argument"),
+        (("reserve-systems", "-n", "1", "-u", "a b"), "is no user"),
+    ):
+        error = vidcloud(*words, code=2)
+        assert told in error
+        assert error.count("\n") == 1
+
+
+def test_an_edit_is_shown_and_told_by_the_exit_code(vidcloud, cobbler):
+    vidcloud("reserve-systems", "node01")
+    cobbler.update("node01", profile="wipe")
+    vidcloud("check", code=1)
+
+
+def test_passwords_are_nowhere(vidcloud, tmp_path):
+    for words in (("describe-systems", "--json"), ("history", "--json")):
+        assert "power_pass" not in vidcloud(*words)
+    assert "login failed" in vidcloud("reserve-systems", "node01", code=1, VIDCLOUD_METAL_PASSWORD="wr0ng")
+    assert "wr0ng" not in vidcloud("reserve-systems", "node01", code=1, VIDCLOUD_METAL_PASSWORD="wr0ng")
+
+
+def test_serve_and_its_client(vidcloud, daemon, cobbler, tmp_path):
+    tokens = tmp_path / "tokens"
+    tokens.write_text(f"ann {'t' * 20}\n")
+    tokens.chmod(0o600)
+    env = os.environ | {
+        "VIDCLOUD_METAL_URL": daemon.url,
+        "VIDCLOUD_METAL_PASSWORD": "cobbler",
+        "VIDCLOUD_METAL_STATE_DIR": str(tmp_path / "server"),
+    }
+    serve = [sys.executable, "-m", "vidcloud", "metal", "serve", "--port", "0", "--tokens", str(tokens)]
+    with subprocess.Popen(serve, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        try:
+            url = server.stdout.readline().split()[-1]
+            client = {"VIDCLOUD_METAL_SERVER": url, "VIDCLOUD_METAL_TOKEN": "t" * 20}
+            vidcloud("reserve-systems", "node01", **client)
+            assert cobbler.system("node01").get("user") == "ann"
+            assert "this token is ann's, not bob's" in vidcloud(
+                "reserve-systems", "node02", "-u", "bob", code=2, **client
+            )
+            assert "ann@127.0.0.1" in vidcloud("history", "--plain", **client)
+            vidcloud("release-systems", "node01", **client)
+        finally:
+            server.terminate()
+        assert server.wait(20) == 0
+    assert "tokens don't go over plain http" in vidcloud("serve", "--host", "0.0.0.0", "--tokens", str(tokens), code=2)  # noqa: S104
+
+
+@pytest.mark.skipif(
+    not shutil.which("sshd", path="/usr/sbin:/usr/bin") or os.geteuid() != 0, reason="needs sshd and root"
+)
+def test_the_probe_through_a_real_sshd(tmp_path, monkeypatch):
+    """The boot id and uptime of this very machine, by the system's ssh."""
+    key, host_key = tmp_path / "key", tmp_path / "host_key"
+    for path in (key, host_key):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
+    shutil.copy(f"{key}.pub", tmp_path / "authorized")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    settings = f"Port {port}\nListenAddress 127.0.0.1\nHostKey {host_key}\nAuthorizedKeysFile {tmp_path}/authorized\nStrictModes no\nPidFile none\nPasswordAuthentication no\nUsePAM no\nPermitRootLogin prohibit-password\n"
+    (tmp_path / "sshd_config").write_text(settings)
+    pathlib.Path("/run/sshd").mkdir(exist_ok=True)
+    wrapper = tmp_path / "bin/ssh"
+    wrapper.parent.mkdir()
+    wrapper.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -p {port} "$@"\n')  # a machine's own sshd has port 22
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{wrapper.parent}:{os.environ['PATH']}")
+    probe = ssh_probe("root", key)
+    assert probe("127.0.0.1") is None, "nobody is there yet"
+    log = tmp_path / "log"
+    with subprocess.Popen(["/usr/sbin/sshd", "-D", "-f", tmp_path / "sshd_config", "-E", log]) as sshd:
+        try:
+            with pathlib.Path("/proc/sys/kernel/random/boot_id").open() as f:
+                boot_id = f.read().strip()
+            found = next(filter(None, (probe("127.0.0.1") for _ in range(50))), None)
+            assert found is not None, log.read_text()
+            assert (found.id, found.uptime_s > 1) == (boot_id, True)
+            assert ssh_probe("root", host_key)("127.0.0.1") is None, "another key"
+        finally:
+            sshd.terminate()
+    with pytest.raises(ValueError, match="-oProxyCommand"):
+        probe("-oProxyCommand=touch pwned")

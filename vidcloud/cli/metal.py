@@ -1,0 +1,602 @@
+"""``vidcloud metal``: machines from a Cobbler, with commands as Metaleuca had them; and ``metaleuca-…`` for them."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from vidcloud.errors import UsageError
+
+if TYPE_CHECKING:
+    from vidcloud.metal.cobbler import Cobbler, System
+    from vidcloud.metal.config import MetalConfig
+    from vidcloud.metal.instances import Instance, Instances
+    from vidcloud.metal.reservations import Reservations
+
+F = TypeVar("F", bound=Callable[..., Any])
+_WATCH_S = 5.0
+
+
+class _Connection:
+    """What the commands work with, made when it is asked for."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+
+    @cached_property
+    def config(self) -> "MetalConfig":
+        from vidcloud.metal.config import load
+
+        return load(self._path)
+
+    @property
+    def cobbler(self) -> "Cobbler":
+        from vidcloud.metal.cobbler import Cobbler
+
+        c = self.config
+        return Cobbler(
+            c.url, c.login, c.password, ca_file=c.ca_file, timeout_s=c.timeout_s, power_timeout_s=c.power_timeout_s
+        )
+
+    @property
+    def reservations(self) -> "Reservations":
+        from vidcloud.metal.reservations import LockedReservations
+        from vidcloud.metal.serve import RemoteReservations
+
+        c = self.config
+        if c.server:
+            return RemoteReservations(c.server, c.token(), ca_file=c.ca_file)
+        return LockedReservations(self.cobbler, c.state_dir, _who())
+
+    def instances(self, user: str | None) -> "Instances":
+        from vidcloud.metal.config import check_user
+        from vidcloud.metal.instances import Instances, ssh_probe
+
+        c = self.config
+        return Instances(
+            self.cobbler,
+            self.reservations,
+            check_user(user or c.user),
+            ssh_probe(c.ssh_user, c.ssh_key),
+            install_timeout_s=c.install_timeout_s,
+            power_tries=c.power_tries,
+        )
+
+
+def _who() -> str:
+    import getpass
+    import socket
+
+    return f"{getpass.getuser()}@{socket.gethostname()}"
+
+
+def _several(*flags: str, **more: Any) -> Callable[[F], F]:
+    """An option that takes several values after one flag, as Metaleuca's did: see `_spread`."""
+    return click.option(*flags, multiple=True, **more)
+
+
+class _Spread(click.Command):
+    """``-g A B`` means ``-g A -g B``, for options that may come several times."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        flags = {
+            flag
+            for option in self.params
+            if isinstance(option, click.Option) and option.multiple
+            for flag in option.opts
+        }
+        spread: list[str] = []
+        current, bare = "", ""  # the flag whose values come now; one that has none yet
+        for word in args:
+            if word.startswith("-"):
+                if bare:
+                    break
+                current = bare = word if word in flags else ""
+                if not current:
+                    spread.append(word)
+            else:
+                spread += [current, word] if current else [word]
+                bare = ""
+        if bare:
+            ctx.fail(f"Option {bare!r} requires an argument.")
+        return super().parse_args(ctx, spread)
+
+
+def _output(command: F) -> F:
+    for option in (
+        click.option("--plain", is_flag=True, help="Print one line a thing, of words in an order that stays."),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+    ):
+        command = option(command)
+    return command
+
+
+def _user(command: F) -> F:
+    return click.option("-u", "--user", help="In whose name.  [default: the configuration's user, or your own name]")(
+        command
+    )
+
+
+def _machines(command: F) -> F:
+    command = _several("-i", "--ip", "ips", metavar="IP…", help="Machines by address.")(command)
+    return click.argument("names", nargs=-1, metavar="[NAME]…")(command)
+
+
+def _yes(command: F) -> F:
+    return click.option("-y", "--yes", is_flag=True, help="Don't ask.")(command)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--config", type=click.Path(dir_okay=False, path_type=Path), help="Instead of ~/.config/vidcloud/metal.toml."
+)
+@click.pass_context
+def metal(ctx: click.Context, config: Path | None) -> None:
+    """Reserve, install and give back bare-metal machines of a Cobbler."""
+    ctx.obj = _Connection(config)
+
+
+command = metal.command
+
+
+@command("describe-distros")
+@_output
+@click.pass_obj
+def describe_distros(with_: _Connection, as_json: bool, plain: bool) -> None:
+    """List the distros."""
+    _show("DISTRO", ("name", "breed", "os_version", "arch"), with_.cobbler.distros(), as_json, plain)
+
+
+@command("describe-profiles")
+@_output
+@click.pass_obj
+def describe_profiles(with_: _Connection, as_json: bool, plain: bool) -> None:
+    """List the profiles that can be installed."""
+    _show("PROFILE", ("name", "distro"), with_.cobbler.profiles(), as_json, plain)
+
+
+@command("describe-systems", cls=_Spread)
+@_machines
+@_output
+@click.pass_obj
+def describe_systems(with_: _Connection, names: Sequence[str], ips: Sequence[str], as_json: bool, plain: bool) -> None:
+    """List all machines, or those named."""
+    from vidcloud.metal.cobbler import choose
+
+    found = with_.cobbler.systems()
+    _show_systems(choose(found, names, ips) if names or ips else found, as_json, plain)
+
+
+@command("describe-system-groups", cls=_Spread)
+@_several("-g", "--group", "groups", metavar="G…", help="These groups only.")
+@click.option("-f", "--free", is_flag=True, help="Free machines only.")
+@_output
+@click.pass_obj
+def describe_system_groups(with_: _Connection, groups: Sequence[str], free: bool, as_json: bool, plain: bool) -> None:
+    """List machines by group."""
+    found = with_.cobbler.systems()
+    for group in groups:
+        if group not in {s.get("group") for s in found}:
+            raise UsageError(f"no group {group!r}")
+    rows = [
+        {"group": s.get("group") or "-", "name": s.name, "ip": s.ip, "user": s.get("user")}
+        for s in sorted(found, key=lambda s: (s.get("group"), s.name))
+        if (not groups or s.get("group") in groups) and not (free and s.get("user"))
+    ]
+    _show("GROUP", ("group", "name", "ip", "user"), rows, as_json, plain)
+
+
+@command("describe-system-users")
+@click.option("-u", "--user", help="This user only.")
+@_output
+@click.pass_obj
+def describe_system_users(with_: _Connection, user: str | None, as_json: bool, plain: bool) -> None:
+    """List reserved machines by user."""
+    rows = [
+        {"user": s.get("user"), "name": s.name, "ip": s.ip, "since": _time(s.get("since"))}
+        for s in sorted(with_.cobbler.systems(), key=lambda s: (s.get("user"), s.name))
+        if s.get("user") and user in {None, s.get("user")}
+    ]
+    _show("USER", ("user", "name", "ip", "since"), rows, as_json, plain)
+
+
+@command("set-profile", cls=_Spread)
+@_machines
+@click.option("-p", "--profile", required=True, help="The profile.")
+@_user
+@_output
+@click.pass_obj
+def set_profile(
+    with_: _Connection,
+    names: Sequence[str],
+    ips: Sequence[str],
+    profile: str,
+    user: str | None,
+    as_json: bool,
+    plain: bool,
+) -> None:
+    """Say what a machine's next install installs."""
+    chosen = _chosen(with_, names, ips)
+    _show_systems(with_.instances(user).set_profile(chosen, profile), as_json, plain)
+
+
+@command("enable-netboot", cls=_Spread)
+@_machines
+@_user
+@_output
+@click.pass_obj
+def enable_netboot(
+    with_: _Connection, names: Sequence[str], ips: Sequence[str], user: str | None, as_json: bool, plain: bool
+) -> None:
+    """Let machines be installed when they start next."""
+    _show_systems(with_.instances(user).set_netboot(_chosen(with_, names, ips), on=True), as_json, plain)
+
+
+@command("disable-netboot", cls=_Spread)
+@_machines
+@_user
+@_output
+@click.pass_obj
+def disable_netboot(
+    with_: _Connection, names: Sequence[str], ips: Sequence[str], user: str | None, as_json: bool, plain: bool
+) -> None:
+    """Let machines boot from their disks."""
+    _show_systems(with_.instances(user).set_netboot(_chosen(with_, names, ips), on=False), as_json, plain)
+
+
+@command("set-group", cls=_Spread)
+@_machines
+@click.option("-g", "--group", required=True, help="The group.")
+@_user
+@_output
+@click.pass_obj
+def set_group(
+    with_: _Connection,
+    names: Sequence[str],
+    ips: Sequence[str],
+    group: str,
+    user: str | None,
+    as_json: bool,
+    plain: bool,
+) -> None:
+    """Put machines into a group."""
+    from vidcloud.metal.config import check_user
+
+    _show_systems(with_.instances(user).set_group(_chosen(with_, names, ips), check_user(group)), as_json, plain)
+
+
+@command("reboot-system", cls=_Spread)
+@_machines
+@_user
+@_yes
+@_output
+@click.pass_obj
+def reboot_system(
+    with_: _Connection,
+    names: Sequence[str],
+    ips: Sequence[str],
+    user: str | None,
+    yes: bool,
+    as_json: bool,
+    plain: bool,
+) -> None:
+    """Power cycle machines; those with netboot on are installed anew."""
+    chosen = _chosen(with_, names, ips)
+    again = [s for s in with_.cobbler.systems() if s.name in chosen and s.netboot]
+    _confirm(again, "is installed anew, its disk overwritten", yes)
+    _show_systems(with_.instances(user).reboot(chosen), as_json, plain)
+
+
+@command("reserve-systems", cls=_Spread)
+@_machines
+@click.option("-n", "--count", type=int, default=0, help="How many, of free ones.")
+@_several("-g", "--group", "groups", metavar="G…", help="Of these groups.")
+@_user
+@_output
+@click.pass_obj
+def reserve_systems(
+    with_: _Connection,
+    names: Sequence[str],
+    ips: Sequence[str],
+    count: int,
+    groups: Sequence[str],
+    user: str | None,
+    as_json: bool,
+    plain: bool,
+) -> None:
+    """Reserve machines: all that are asked for, or none."""
+    request = _request(with_, names, ips, count, groups, user)
+    _show_systems(with_.reservations.reserve(request), as_json, plain)
+
+
+@command("release-systems", cls=_Spread)
+@_machines
+@_user
+@_output
+@click.pass_obj
+def release_systems(
+    with_: _Connection, names: Sequence[str], ips: Sequence[str], user: str | None, as_json: bool, plain: bool
+) -> None:
+    """Give machines back as they are: they are not switched off (terminate-instances does that)."""
+    given = with_.reservations.release(_chosen(with_, names, ips), user or with_.config.user)
+    _show_systems(given, as_json, plain)
+
+
+@command("run-instances", cls=_Spread)
+@_machines
+@click.option("-n", "--count", type=int, default=0, help="How many, of free ones.")
+@_several("-g", "--group", "groups", metavar="G…", help="Of these groups.")
+@click.option("-p", "--profile", required=True, help="What to install.")
+@_user
+@click.option("-w", "--watch", is_flag=True, help="Wait until they run; exit code 1 if one fails.")
+@_yes
+@_output
+@click.pass_obj
+def run_instances(
+    with_: _Connection,
+    names: Sequence[str],
+    ips: Sequence[str],
+    count: int,
+    groups: Sequence[str],
+    profile: str,
+    user: str | None,
+    watch: bool,
+    yes: bool,
+    as_json: bool,
+    plain: bool,
+) -> None:
+    """Reserve machines and install PROFILE on them."""
+    request = _request(with_, names, ips, count, groups, user)
+    instances = with_.instances(user)
+    with_.cobbler.check_profile(profile)
+    if not yes:
+        # The machines are reserved before the question: what is confirmed is what is installed.
+        systems = with_.reservations.reserve(request)
+        try:
+            _confirm(systems, f"is installed with {profile}, its disk overwritten", yes)
+        except (click.Abort, UsageError):
+            with_.reservations.release([s.name for s in systems], request.user)
+            raise
+    started = instances.run(request, profile)
+    if watch:
+        started = _follow(instances, {i.name for i in started}, request.user)
+    _show_instances(started, as_json, plain)
+    _fail_if_failed(started)
+
+
+@command("describe-instances")
+@click.option("-u", "--user", help="This user's only.")
+@click.option("-w", "--watch", is_flag=True, help="Wait until none is pending or installing.")
+@click.option("--release-failed", is_flag=True, help="Switch your failed ones off and give them back.")
+@_output
+@click.pass_obj
+def describe_instances(
+    with_: _Connection, user: str | None, watch: bool, release_failed: bool, as_json: bool, plain: bool
+) -> None:
+    """List instances and how they are: pending, installing, running, terminating, failed, or only reserved."""
+    instances = with_.instances(user)
+    found = _follow(instances, None, user) if watch else instances.describe(user)
+    _show_instances(found, as_json, plain)
+    if release_failed:
+        instances.terminate(only_failed=True)
+
+
+@command("terminate-instances", cls=_Spread)
+@_machines
+@_user
+@click.option("--wipe", is_flag=True, help="Boot the configuration's wipe_profile first, and wait until it has ended.")
+@_yes
+@_output
+@click.pass_obj
+def terminate_instances(
+    with_: _Connection,
+    names: Sequence[str],
+    ips: Sequence[str],
+    user: str | None,
+    wipe: bool,
+    yes: bool,
+    as_json: bool,
+    plain: bool,
+) -> None:
+    """Switch machines off and give them back: those named, or all of the user's."""
+    if wipe and not with_.config.wipe_profile:
+        raise UsageError("--wipe needs wipe_profile in metal.toml")
+    if not names and not ips and user is None:
+        raise UsageError("which? Name machines, or say -u USER for all of that user's")
+    systems = with_.cobbler.systems()
+    if wipe:
+        from vidcloud.metal.cobbler import choose
+
+        chosen = choose(systems, names, ips) if names or ips else [s for s in systems if s.get("user") == user]
+        _confirm(chosen, "is wiped", yes)
+    wiper = with_.config.wipe_profile if wipe else ""
+    _show_instances(with_.instances(user).terminate(names, ips, wipe_profile=wiper), as_json, plain)
+
+
+@command("history")
+@click.argument("names", nargs=-1, metavar="[NAME]…")
+@_output
+@click.pass_obj
+def history(with_: _Connection, names: Sequence[str], as_json: bool, plain: bool) -> None:
+    """Show who changed what when, oldest first; of the machines named only."""
+    rows = [
+        {
+            "time": _time(line["time"]),
+            "machine": line["machine"],
+            "what": line["what"],
+            "who": line["who"],
+            **{key: line["after"].get(key, "") for key in ("user", "state", "profile", "netboot")},
+        }
+        for line in with_.reservations.history()
+        if not names or line["machine"] in names
+    ]
+    _show("CHANGE", ("time", "machine", "what", "who", "user", "state", "profile", "netboot"), rows, as_json, plain)
+
+
+@command("check")
+@_output
+@click.pass_context
+def check(ctx: click.Context, as_json: bool, plain: bool) -> None:
+    """Show what somebody changed in Cobbler past vidcloud, since its last change. Exit code 1 if there is any."""
+    from vidcloud.metal.reservations import foreign_edits
+
+    with_: _Connection = ctx.obj
+    rows = [asdict(e) for e in foreign_edits(with_.cobbler.systems(), with_.reservations.history())]
+    _show("EDIT", ("name", "what", "was", "now"), rows, as_json, plain)
+    if rows:
+        ctx.exit(1)
+
+
+@command("serve")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option("--port", default=8764, show_default=True, help="Port to listen at.")
+@click.option("--tokens", required=True, type=click.Path(path_type=Path), help="File of lines USER TOKEN; chmod 600.")
+@click.option("--cert", type=click.Path(dir_okay=False, path_type=Path), help="Certificate (PEM), for https.")
+@click.option("--key", type=click.Path(dir_okay=False, path_type=Path), help="Its private key.")
+@click.pass_obj
+def serve(with_: _Connection, host: str, port: int, tokens: Path, cert: Path | None, key: Path | None) -> None:
+    """Own the reservations, for commands on many hosts. Runs on the Cobbler host until it is ended."""
+    import signal
+    import ssl
+    import threading
+
+    from vidcloud import log
+    from vidcloud.metal.reservations import LockedReservations
+    from vidcloud.metal.serve import Server, read_tokens
+
+    if host not in {"127.0.0.1", "::1", "localhost"} and cert is None:
+        raise UsageError(
+            "tokens don't go over plain http: give --cert and --key, or listen at 127.0.0.1 behind a proxy"
+        )
+    tls = None
+    if cert is not None:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            tls.load_cert_chain(cert, key)
+        except (OSError, ssl.SSLError) as e:
+            raise UsageError(f"{cert}: {e}") from None
+    log.setup()
+    with_.cobbler.systems()  # better a line now than at the first question
+    owned = LockedReservations(with_.cobbler, with_.config.state_dir, _who())
+    with Server((host, port), owned, read_tokens(tokens), tls) as server:
+        click.echo(f"serving at {'https' if tls else 'http'}://{host}:{server.server_port}")
+        signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+        server.serve_forever()
+
+
+def metaleuca() -> None:
+    """The entry of ``metaleuca-…``: the command is what follows in the script's own name."""
+    from vidcloud.cli.main import main
+
+    main(["metal", Path(sys.argv[0]).name.removeprefix("metaleuca-"), *sys.argv[1:]])
+
+
+def _chosen(with_: _Connection, names: Sequence[str], ips: Sequence[str]) -> list[str]:
+    from vidcloud.metal.cobbler import choose
+
+    if not names and not ips:
+        raise UsageError("which machines? Give names, or -i IP…")
+    return [s.name for s in choose(with_.cobbler.systems(), names, ips)]
+
+
+def _request(
+    with_: _Connection, names: Sequence[str], ips: Sequence[str], count: int, groups: Sequence[str], user: str | None
+) -> Any:
+    from vidcloud.metal.reservations import Request
+
+    if (names or ips) and (count or groups):
+        raise UsageError("give either machines (names, -i IP…) or how many of which group (-n, -g)")
+    return Request(user or with_.config.user, tuple(names), tuple(ips), count, tuple(groups))
+
+
+def _confirm(systems: Iterable["System"], what: str, yes: bool) -> None:
+    systems = list(systems)
+    if yes or not systems:
+        return
+    for s in systems:
+        click.echo(f"  {s.name} {s.ip} ({s.profile}) {what}", err=True)
+    if not sys.stdin.isatty():
+        raise UsageError("that must be confirmed: --yes")
+    click.confirm(f"{len(systems)} machines. Go on?", abort=True, err=True)
+
+
+def _follow(instances: "Instances", names: set[str] | None, user: str | None) -> list["Instance"]:
+    from vidcloud.metal.instances import INSTALLING, PENDING
+
+    shown: dict[str, str] = {}
+    while True:
+        found = [i for i in instances.describe(user) if names is None or i.name in names]
+        for i in found:
+            if shown.get(i.name) != i.state:
+                click.echo(f"{time.strftime('%H:%M:%S')} {i.name} {i.state} {i.reason}".rstrip(), err=True)
+                shown[i.name] = i.state
+        if not any(i.state in {PENDING, INSTALLING} for i in found):
+            return found
+        time.sleep(_WATCH_S)
+
+
+def _fail_if_failed(found: Iterable["Instance"]) -> None:
+    from vidcloud.errors import CloudError
+    from vidcloud.metal.instances import FAILED
+
+    failed = [i for i in found if i.state == FAILED]
+    if failed:
+        raise CloudError("; ".join(f"{i.name} failed {i.reason}" for i in failed), tuple(i.name for i in failed))
+
+
+def _show_systems(systems: Iterable["System"], as_json: bool, plain: bool) -> None:
+    rows = [
+        {
+            "name": s.name,
+            "profile": s.profile,
+            "ip": s.ip,
+            "netboot": "on" if s.netboot else "off",
+            "group": s.get("group"),
+            "user": s.get("user"),
+        }
+        for s in systems
+    ]
+    _show("SYSTEM", ("name", "profile", "ip", "netboot", "group", "user"), rows, as_json, plain)
+
+
+def _show_instances(found: Iterable["Instance"], as_json: bool, plain: bool) -> None:
+    rows = [{**asdict(i), "since": _time(i.since_s)} for i in found]
+    if plain:
+        _show("INSTANCE", ("name", "profile", "ip", "state"), rows, as_json, plain)
+    else:
+        _show("INSTANCE", ("name", "profile", "ip", "state", "user", "since", "reason"), rows, as_json, plain)
+
+
+def _show(kind: str, keys: Sequence[str], rows: Sequence[dict[str, Any]], as_json: bool, plain: bool) -> None:
+    """Rows as JSON, as plain lines with ``-`` for what is empty, or as a table."""
+    if as_json:
+        click.echo(json.dumps(list(rows), indent=1))
+    elif plain:
+        for row in rows:
+            click.echo(" ".join([kind, *("_".join(str(row[key]).split()) or "-" for key in keys)]))
+    else:
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(*keys, box=box.SIMPLE_HEAD, pad_edge=False)
+        for row in rows:
+            table.add_row(*(Text(str(row[key])) for key in keys))  # Text: a name may hold what rich takes for markup
+        console = Console()
+        if not console.is_terminal:
+            console.width = 200  # a pipe has no edge
+        console.print(table)
+
+
+def _time(seconds: Any) -> str:
+    try:
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(float(seconds)))
+    except (TypeError, ValueError):
+        return ""

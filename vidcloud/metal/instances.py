@@ -1,0 +1,356 @@
+"""The life of an instance on bare metal: pending → installing → running → terminating → free; or failed.
+
+An instance runs when its netboot flag is off (the installer called back) *and* SSH answers from a boot that came after
+our power cycle. The flag alone, as a machine has it that never booted, says nothing.
+"""
+
+import contextlib
+import ipaddress
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from vidcloud.errors import CloudError, UsageError, VidcloudError
+from vidcloud.metal.cobbler import Cobbler, Install, System, choose
+from vidcloud.metal.reservations import Change, Request, Reservations
+
+PENDING, INSTALLING, RUNNING = "pending", "installing", "running"
+TERMINATING, FREE, FAILED = "terminating", "free", "failed"
+_PROBES = 64
+
+
+@dataclass(frozen=True)
+class Boot:
+    """A boot of a machine: the kernel's random id of it, and seconds since then."""
+
+    id: str
+    uptime_s: float
+
+
+Probe = Callable[[str], Boot | None]  # of an IP address; None if nothing answers
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A reserved machine. ``since_s`` is when it was reserved, in seconds since 1970; ``reason`` says why it failed."""
+
+    name: str
+    ip: str
+    profile: str
+    user: str
+    group: str
+    state: str
+    since_s: float
+    reason: str
+    reservation: str
+
+
+def ssh_probe(user: str, key: Path | None = None, timeout_s: float = 5.0) -> Probe:
+    """A probe through the system's ``ssh``, that reads the boot id and the uptime and nothing else.
+
+    The host's key is not checked: a machine has a new one after each install, and nothing secret is sent. Who can
+    answer at the machine's address can therefore make it look as if it ran.
+    """
+    identity = ["-i", str(key), "-o", "IdentitiesOnly=yes"] if key else []
+    options = ["BatchMode=yes", f"ConnectTimeout={max(1, round(timeout_s))}", "StrictHostKeyChecking=no"]
+    options += ["UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ForwardAgent=no", "ControlPath=none"]
+    flags = [word for option in options for word in ("-o", option)]
+
+    def probe(ip: str) -> Boot | None:
+        address = str(ipaddress.ip_address(ip))  # nothing that ssh could take for an option
+        asked = [
+            "ssh",
+            *flags,
+            *identity,
+            "-l",
+            user,
+            "--",
+            address,
+            "cat /proc/sys/kernel/random/boot_id /proc/uptime",
+        ]
+        try:
+            done = subprocess.run(
+                asked, check=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=2 * timeout_s + 1, text=True
+            )
+            boot_id, uptime, *_ = done.stdout.split()
+            return Boot(boot_id, float(uptime))
+        except (OSError, subprocess.SubprocessError, ValueError):
+            return None
+
+    return probe
+
+
+class Instances:
+    """Machines as instances, in the name of ``user``.
+
+    Args:
+        cobbler: to read from and to switch power.
+        reservations: through which all else is written.
+        user: who asks.
+        probe: what asks a machine for its boot.
+        install_timeout_s: from the power cycle until an instance counts as failed.
+        power_tries: how often a machine's power call is tried.
+        poll_s: how often a wipe is looked after.
+    """
+
+    def __init__(
+        self,
+        cobbler: Cobbler,
+        reservations: Reservations,
+        user: str,
+        probe: Probe,
+        *,
+        install_timeout_s: float = 3600.0,
+        power_tries: int = 3,
+        poll_s: float = 5.0,
+    ) -> None:
+        self._cobbler, self._reservations, self._user, self._probe = cobbler, reservations, user, probe
+        self._install_timeout_s, self._power_tries, self._poll_s = install_timeout_s, power_tries, poll_s
+
+    def run(self, request: Request, profile: str) -> list[Instance]:
+        """Reserve machines and start to install ``profile`` on them: all of them, or none.
+
+        Raises:
+            UsageError: no such profile, machine or group; too few are free; a machine has no address.
+            CloudError: Cobbler or a machine's power failed. All is put back; machines whose power could not be switched
+                off again stay reserved as failed (``left_running``).
+        """
+        self._cobbler.check_profile(profile)
+        systems = self._reservations.reserve(request)
+        switched: list[str] = []
+        try:
+            for system in systems:
+                if not system.ip:
+                    raise UsageError(f"{system.name} has no address in Cobbler: nobody could tell when it runs")
+            systems = self._install(systems, "run", profile)
+            switched = [s.name for s in systems]
+            self._switch(switched, "reboot")
+        except (VidcloudError, OSError, KeyboardInterrupt) as e:
+            left = self._put_back([s.name for s in systems], switched, str(e) or "interrupted")
+            if left:
+                raise CloudError(f"{e}; still reserved: {', '.join(left)}", tuple(left)) from e
+            raise
+        return [_instance(s, PENDING, "") for s in systems]
+
+    def describe(self, user: str | None = None) -> list[Instance]:
+        """All reserved machines, or one user's. What is found out about one's own is noted in Cobbler."""
+        systems = [s for s in self._cobbler.systems() if s.get("user") and user in {None, s.get("user")}]
+        young = [s for s in systems if s.get("state") == PENDING]
+        installs = self._cobbler.installs() if young else {}
+        asked_s = time.time()
+        boots = self._boots([s for s in young if not s.netboot])
+        found = []
+        for system in systems:
+            state, reason = system.get("state"), system.get("reason")
+            if state == PENDING:
+                state, reason = self._state(
+                    system, installs.get(system.name, Install()), boots.get(system.name), asked_s
+                )
+                if state in {RUNNING, FAILED} and system.get("user") == self._user:
+                    with contextlib.suppress(UsageError):  # it was given back meanwhile
+                        self._note(system, state, reason)
+            found.append(_instance(system, state, reason))
+        return found
+
+    def terminate(
+        self,
+        names: Sequence[str] = (),
+        ips: Sequence[str] = (),
+        *,
+        wipe_profile: str = "",
+        only_failed: bool = False,
+    ) -> list[Instance]:
+        """Switch one's machines off and give them back with the profile they had: those named, or all of one's own.
+
+        Args:
+            names: machines.
+            ips: machines by address.
+            wipe_profile: boot this first and wait until it calls back.
+            only_failed: leave out those that have not failed.
+
+        Raises:
+            UsageError: no such machine or profile, or one is not the user's; then nothing is touched.
+            CloudError: some could not be switched off or wiped; they stay reserved as failed (``left_running``).
+        """
+        systems = self._cobbler.systems()
+        if names or ips:
+            chosen = choose(systems, names, ips)
+            for system in chosen:
+                if system.get("user") != self._user:
+                    holder = system.get("user")
+                    told = f"reserved by {holder}, not by {self._user}" if holder else "not reserved"
+                    raise UsageError(f"{system.name} is {told}")
+        else:
+            chosen = [s for s in systems if s.get("user") == self._user]
+        if only_failed:
+            chosen = [s for s in chosen if s.get("state") == FAILED]
+        if wipe_profile:
+            self._cobbler.check_profile(wipe_profile)
+        for system in chosen:
+            self._note(system, TERMINATING, "")
+        errors = self._cobbler.power((s.name for s in chosen), "off", self._power_tries)
+        if wipe_profile:
+            errors |= self._wipe([s for s in chosen if s.name not in errors], wipe_profile)
+        for system in chosen:
+            if system.name in errors:
+                self._note(system, FAILED, errors[system.name])
+        self._reservations.release([s.name for s in chosen if s.name not in errors], self._user)
+        if errors:
+            told = "; ".join(f"{name}: {error}" for name, error in errors.items())
+            raise CloudError(f"still reserved: {told}", tuple(errors))
+        return [_instance(s, FREE, "") for s in chosen]
+
+    def set_profile(self, names: Sequence[str], profile: str) -> list[System]:
+        """Give machines a profile; nothing is installed yet. They must be free or one's own.
+
+        Raises:
+            UsageError: no such machine or profile, or one is somebody else's.
+        """
+        self._cobbler.check_profile(profile)
+        return self._all(names, lambda s: Change(s.name, self._user, "set-profile", profile=profile))
+
+    def set_netboot(self, names: Sequence[str], *, on: bool) -> list[System]:
+        """Let machines boot from the network at their next start, or not. They must be free or one's own.
+
+        Raises:
+            UsageError: no such machine, or one is somebody else's.
+        """
+        what = "enable-netboot" if on else "disable-netboot"
+        return self._all(names, lambda s: Change(s.name, self._user, what, netboot=on))
+
+    def set_group(self, names: Sequence[str], group: str) -> list[System]:
+        """Put machines into a group. They must be free or one's own.
+
+        Raises:
+            UsageError: no such machine, or one is somebody else's.
+        """
+        return self._all(names, lambda s: Change(s.name, self._user, "set-group", meta={"group": group}))
+
+    def reboot(self, names: Sequence[str]) -> list[System]:
+        """Power cycle machines. What boots from the network is installed anew: one's own are pending again then.
+
+        Raises:
+            UsageError: no such machine, or one is somebody else's.
+            CloudError: the power of one could not be switched.
+        """
+        systems = self._all(names, lambda s: Change(s.name, self._user, "reboot"))
+        again = [s for s in systems if s.netboot and s.get("user")]
+        self._install(again, "reboot", None)
+        self._switch([s.name for s in systems], "reboot")
+        return systems
+
+    def _all(self, names: Sequence[str], change: Callable[[System], Change]) -> list[System]:
+        """See that all may be changed before the first one is."""
+        chosen = choose(self._cobbler.systems(), names, ())
+        for system in chosen:
+            if system.get("user") not in {"", self._user}:
+                raise UsageError(f"{system.name} is reserved by {system.get('user')}, not by {self._user}")
+        return [self._reservations.change(change(system)) for system in chosen]
+
+    def _install(self, systems: Sequence[System], what: str, profile: str | None) -> list[System]:
+        """Note what tells this power cycle's boot from earlier ones, and let the machines boot from the network."""
+        boots, installs = self._boots(systems), self._cobbler.installs()
+        done = []
+        for system in systems:
+            boot = boots.get(system.name)
+            meta = {
+                "state": PENDING,
+                "reason": None,
+                "boot_before": boot.id if boot else "",
+                "install_before": repr(installs.get(system.name, Install()).started),
+                "cycled": f"{time.time():.3f}",
+            }
+            reservation = system.get("reservation")
+            change = Change(system.name, self._user, what, reservation, meta, profile=profile, netboot=True)
+            done.append(self._reservations.change(change))
+        return done
+
+    def _state(self, system: System, install: Install, boot: Boot | None, asked_s: float) -> tuple[str, str]:
+        cycled, before = _number(system.get("cycled")), system.get("boot_before")
+        since = asked_s - cycled  # taken before the probe, so that no boot looks younger than it is
+        # A boot id from before tells by itself; without one, the boot's age does.
+        newer = boot is not None and (boot.id != before if before else boot.uptime_s < since)
+        if newer and not system.netboot:
+            return RUNNING, ""
+        if since > self._install_timeout_s:
+            if system.netboot:
+                why = "the installer never called back"
+            elif boot is None:
+                why = "installed, but SSH does not answer"
+            else:
+                why = "SSH answers from a boot before the power cycle"
+            return FAILED, f"after {self._install_timeout_s:.0f} s: {why}"
+        if not system.netboot or install.started > _number(system.get("install_before")):
+            return INSTALLING, ""
+        return PENDING, ""
+
+    def _boots(self, systems: Sequence[System]) -> dict[str, Boot | None]:
+        asked = [s for s in systems if s.ip]
+        if not asked:
+            return {}
+        with ThreadPoolExecutor(min(_PROBES, len(asked)), thread_name_prefix="probe") as pool:
+            return dict(zip((s.name for s in asked), pool.map(lambda s: self._probe(s.ip), asked), strict=True))
+
+    def _switch(self, names: Sequence[str], operation: str) -> None:
+        errors = self._cobbler.power(names, operation, self._power_tries)
+        if errors:
+            raise CloudError("; ".join(f"{name}: {error}" for name, error in errors.items()))
+
+    def _wipe(self, systems: Sequence[System], profile: str) -> dict[str, str]:
+        """Boot the wipe profile, wait for its call-back, switch off. Returns what went wrong, by machine."""
+        for system in systems:
+            reservation = system.get("reservation")
+            self._reservations.change(
+                Change(system.name, self._user, "wipe", reservation, profile=profile, netboot=True)
+            )
+        errors = self._cobbler.power((s.name for s in systems), "on", self._power_tries)
+        left = {s.name for s in systems} - set(errors)
+        until = time.monotonic() + self._install_timeout_s
+        while left := {name for name in left if self._cobbler.system(name).netboot}:
+            if time.monotonic() > until:
+                errors |= dict.fromkeys(left, f"the wipe did not end in {self._install_timeout_s:.0f} s")
+                break
+            time.sleep(self._poll_s)
+        off = self._cobbler.power((s.name for s in systems), "off", self._power_tries)
+        return off | errors
+
+    def _put_back(self, names: Iterable[str], switched: Iterable[str], why: str) -> list[str]:
+        """Undo a half-done request; the names of those that could not be undone."""
+        left = list(self._cobbler.power(switched, "off", self._power_tries))
+        for name in names:
+            try:
+                if name in left:
+                    self._note(self._cobbler.system(name), FAILED, f"could not be switched off after: {why}")
+                else:
+                    self._reservations.release([name], self._user)
+            except (VidcloudError, OSError):
+                left.append(name)
+        return sorted(set(left))
+
+    def _note(self, system: System, state: str, reason: str) -> None:
+        meta = {"state": state, "reason": " ".join(reason.split())[:300] or None}
+        self._reservations.change(Change(system.name, self._user, state, system.get("reservation"), meta))
+
+
+def _instance(system: System, state: str, reason: str) -> Instance:
+    return Instance(
+        name=system.name,
+        ip=system.ip,
+        profile=system.profile,
+        user=system.get("user"),
+        group=system.get("group"),
+        state=state or "reserved",
+        since_s=_number(system.get("since")),
+        reason=reason,
+        reservation=system.get("reservation"),
+    )
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0

@@ -1,0 +1,311 @@
+"""Who has which machine. Reservations exclude: whoever writes to Cobbler through here holds one lock.
+
+The state itself lives in Cobbler (`vidcloud.metal.cobbler`). Beside the lock lies a record of each change, for
+``vidcloud metal history``, and to find out what somebody changed in Cobbler without this lock (its own web pages and
+commands know nothing of it): such a change can't be prevented, but `foreign_edits` shows it, and a machine that was
+taken out of somebody's hands that way is not given to another.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from vidcloud.errors import CloudError, UsageError, VidcloudError
+from vidcloud.metal.cobbler import PREFIX, Cobbler, System, choose
+from vidcloud.metal.config import check_user
+
+_LASTING = {"group"}  # keys that outlive a reservation
+# What `Reservations.change` may write; whose a machine is, only reserving and releasing can.
+_CHANGEABLE = {"group", "state", "reason", "boot_before", "install_before", "cycled"}
+_MAX_VALUE = 500
+_LOCK_S = 300.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to reserve: these machines, or ``count`` free ones of any of ``groups`` (of all, if there are none).
+
+    ``id`` names the reservation: asked for twice (a reply was lost), the same machines are given.
+    """
+
+    user: str
+    names: tuple[str, ...] = ()
+    ips: tuple[str, ...] = ()
+    count: int = 0
+    groups: tuple[str, ...] = ()
+    id: str = field(default_factory=lambda: f"r-{uuid.uuid4().hex[:12]}")
+
+
+@dataclass(frozen=True)
+class Change:
+    """What to do to one machine, and under which condition.
+
+    Attributes:
+        name: the machine.
+        user: who wants it: the machine must be free or that user's.
+        what: for the record.
+        reservation: if given, the machine must still belong to it.
+        meta: ``vidcloud_*`` keys without the prefix; ``None`` takes one away.
+        profile: the new profile.
+        netboot: whether it boots from the network.
+    """
+
+    name: str
+    user: str
+    what: str
+    reservation: str = ""
+    meta: Mapping[str, str | None] = field(default_factory=dict)
+    profile: str | None = None
+    netboot: bool | None = None
+
+
+class Reservations(Protocol):
+    """The one who may write; here by file lock, or a server (`vidcloud.metal.serve`)."""
+
+    def reserve(self, request: Request) -> list[System]:
+        """Reserve machines: all that were asked for, or none.
+
+        Raises:
+            UsageError: there is no such machine or group, it is taken, or too few are free.
+            CloudError: Cobbler failed; ``left_running`` has machines that could not be given back.
+        """
+
+    def change(self, change: Change) -> System:
+        """Change one machine.
+
+        Raises:
+            UsageError: there is no such machine, it is somebody else's, or the reservation has ended.
+            CloudError: Cobbler failed.
+        """
+
+    def release(self, names: Sequence[str], user: str) -> list[System]:
+        """Give machines back, each with the profile and netboot flag that it had before its reservation.
+
+        Raises:
+            UsageError: there is no such machine, or one is not that user's; then none is given back.
+            CloudError: Cobbler failed.
+        """
+
+    def history(self) -> list[dict[str, Any]]:
+        """The record of changes, oldest first: ``time`` (s since 1970), ``who``, ``what``, ``machine``, ``after``."""
+
+
+class LockedReservations:
+    """Reservations under a file lock: among all processes of one host that use the same ``folder``.
+
+    Args:
+        cobbler: where the state is.
+        folder: for the lock and the record; not on a network share.
+        who: for the record.
+    """
+
+    def __init__(self, cobbler: Cobbler, folder: Path, who: str) -> None:
+        self._cobbler, self._folder, self._who = cobbler, folder, who
+        self._record = folder / "history.jsonl"
+
+    def as_seen_by(self, who: str) -> "LockedReservations":
+        """The same, with another name in the record."""
+        return LockedReservations(self._cobbler, self._folder, who)
+
+    def reserve(self, request: Request) -> list[System]:
+        """See `Reservations.reserve`."""
+        check_user(request.user)
+        with self._locked():
+            systems = self._cobbler.systems()
+            again = [s for s in systems if s.get("reservation") == request.id]
+            if again:
+                return again
+            stolen = {edit.name for edit in foreign_edits(systems, self.history()) if edit.what == "user"}
+            chosen = _choose_free(systems, request, stolen)
+            done: list[System] = []
+            try:
+                for system in chosen:
+                    meta = {"user": request.user, "reservation": request.id, "since": _seconds(), "state": "reserved"}
+                    meta |= {"profile_before": system.profile, "netboot_before": str(int(system.netboot))}
+                    done.append(system)  # an update that fails may have been made
+                    done[-1] = self._update(Change(system.name, request.user, "reserve", meta=meta))
+            except BaseException as e:  # ^C as well
+                left = tuple(s.name for s in done if not self._undo(s.name, request.id))
+                more = f"; still reserved: {', '.join(left)}" if left else ""
+                if not left and not isinstance(e, Exception):
+                    raise
+                raise CloudError(f"nothing was reserved: {str(e) or type(e).__name__}{more}", left) from e
+            return done
+
+    def change(self, change: Change) -> System:
+        """See `Reservations.change`."""
+        for key, value in change.meta.items():
+            if key not in _CHANGEABLE:
+                raise UsageError(f"vidcloud_{key} can't be changed like that")
+            if value is not None and (not isinstance(value, str) or len(value) > _MAX_VALUE or not value.isprintable()):
+                raise UsageError(f"vidcloud_{key} must be printable text of at most {_MAX_VALUE} characters")
+        with self._locked():
+            system = self._cobbler.system(change.name)
+            if change.reservation and system.get("reservation") != change.reservation:
+                raise UsageError(f"{change.name}: its reservation {change.reservation} has ended")
+            _check_owner(system, change.user)
+            return self._update(change)
+
+    def release(self, names: Sequence[str], user: str) -> list[System]:
+        """See `Reservations.release`."""
+        with self._locked():
+            systems = self._cobbler.systems()
+            latest = _latest(self.history())
+            chosen = choose(systems, names, ())
+            for system in chosen:
+                holder = system.get("user") or latest.get(system.name, {}).get("after", {}).get("user", "")
+                if not holder:
+                    raise UsageError(f"{system.name} is not reserved")
+                _check_owner(system, user, holder)
+            return [self._release(system) for system in chosen]
+
+    def history(self) -> list[dict[str, Any]]:
+        """See `Reservations.history`."""
+        try:
+            lines = self._record.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+        found = []
+        for line in lines:
+            with contextlib.suppress(json.JSONDecodeError):  # a line that a crash cut short
+                found.append(json.loads(line))
+        return found
+
+    def _release(self, system: System) -> System:
+        gone: dict[str, str | None] = {
+            key.removeprefix(PREFIX): None
+            for key in system.meta
+            if key.startswith(PREFIX) and key.removeprefix(PREFIX) not in _LASTING
+        }
+        before = system.get("netboot_before")
+        return self._update(
+            Change(
+                system.name,
+                "",
+                "release",
+                meta=gone,
+                profile=system.get("profile_before") or None,
+                netboot=None if not before else before == "1",
+            )
+        )
+
+    def _undo(self, name: str, reservation: str) -> bool:
+        try:
+            system = self._cobbler.system(name)
+            if system.get("reservation") == reservation:
+                self._release(system)
+        except (VidcloudError, OSError):
+            return False
+        return True
+
+    def _update(self, change: Change) -> System:
+        then = self._cobbler.update(change.name, meta=change.meta, profile=change.profile, netboot=change.netboot)
+        line = {
+            "time": time.time(),
+            "who": self._who,
+            "what": change.what,
+            "machine": change.name,
+            "after": _seen(then),
+        }
+        with self._record.open("ab") as f:
+            f.write((json.dumps(line) + "\n").encode())
+            f.flush()
+            os.fsync(f.fileno())
+        return then
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / "lock").open("a") as lock:
+            until = time.monotonic() + _LOCK_S
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > until:
+                        raise CloudError(f"{lock.name}: held by another for {_LOCK_S:.0f} s") from None
+                    time.sleep(0.02)
+            yield  # closing the file unlocks
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Something in Cobbler that is not as it was left: by whom, Cobbler doesn't tell."""
+
+    name: str
+    what: str
+    was: str
+    now: str
+
+
+def foreign_edits(systems: Iterable[System], history: Iterable[Mapping[str, Any]]) -> list[Edit]:
+    """What differs from the last change that the record has. A netboot flag that went off is an install that ended."""
+    latest = _latest(history)
+    found = []
+    for system in systems:
+        was: Mapping[str, Any] = latest[system.name]["after"] if system.name in latest else {}
+        now = _seen(system)
+        for key, value in now.items():
+            before = was.get(key, "" if key in {"user", "reservation"} else value)
+            if value != before and not (key == "netboot" and not value):
+                found.append(Edit(system.name, key, str(before), str(value)))
+    return found
+
+
+def _latest(history: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    return {line["machine"]: line for line in history}
+
+
+def _seen(system: System) -> dict[str, Any]:
+    keys = ("user", "reservation", "state", "group")
+    return {key: system.get(key) for key in keys} | {"profile": system.profile, "netboot": system.netboot}
+
+
+def _choose_free(systems: Sequence[System], request: Request, stolen: set[str]) -> list[System]:
+    def free(system: System) -> bool:
+        return not system.get("user") and system.name not in stolen
+
+    if request.names or request.ips:
+        chosen = choose(systems, request.names, request.ips)
+        for system in chosen:
+            if system.name in stolen:
+                raise UsageError(
+                    f"{system.name}: somebody changed its reservation in Cobbler; see `vidcloud metal check`"
+                )
+            if not free(system):
+                raise UsageError(f"{system.name} is reserved by {system.get('user')}")
+        return chosen
+    if request.count < 1:
+        raise UsageError("how many machines? 1 or more")
+    known = {s.get("group") for s in systems} - {""}
+    for group in request.groups:
+        if group not in known:
+            raise UsageError(f"no group {group!r}; there are {', '.join(sorted(known)) or 'none'}")
+    able = [s for s in systems if free(s) and (not request.groups or s.get("group") in request.groups)]
+    if len(able) < request.count:
+        where = f" in {', '.join(request.groups)}" if request.groups else ""
+        raise UsageError(f"{request.count} machines wanted, {len(able)} free{where}")
+    return able[: request.count]
+
+
+def _check_owner(system: System, user: str, holder: str | None = None) -> None:
+    holder = system.get("user") if holder is None else holder
+    if holder and holder != user:
+        raise UsageError(f"{system.name} is reserved by {holder}, not by {user}")
+
+
+def _seconds() -> str:
+    return f"{time.time():.3f}"
+
+
+def as_json(asked: Request | Change | System) -> dict[str, Any]:
+    """A record for the wire; `Request`, `Change` and `System` take it as keywords (lists for tuples)."""
+    return {**asdict(asked)}
