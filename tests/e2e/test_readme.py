@@ -31,7 +31,10 @@ def test_the_filter(user):
 
 def test_the_options_exist(user):
     """Every option in the README is one of some command."""
-    helps = "".join(user(c, "--help").out for c in ("run", "scale", "verify", "jobs", "filters")) + user("--help").out
+    helps = (
+        "".join(user(c, "--help").out for c in ("run", "scale", "verify", "jobs", "filters", "serve", "reap"))
+        + user("--help").out
+    )
     for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README.split("## Developing")[0])):
         assert option in helps, option
 
