@@ -1,5 +1,6 @@
 """Start, scale, supervise, cancel and resume jobs over a cloud."""
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vidcloud import log
 from vidcloud.clouds.base import Instance, Reachable, Role
-from vidcloud.errors import CloudError, JobCancelledError, JobFailedError, StorageError, UsageError
+from vidcloud.errors import CloudError, JobCancelledError, JobFailedError, StorageError, UsageError, VidcloudError
 from vidcloud.job import JobRecords
 from vidcloud.sites import Site
 from vidcloud.status import Status, snapshot
@@ -73,14 +74,23 @@ class Launcher:
             CloudError: not all could be started; none is left running.
             StorageError: the input can't be put where the nodes are.
         """
-        self._site.prepare(tell)
-        self._job.write_nodes(nodes)
+        try:
+            self._site.prepare(tell)
+            self._job.write_nodes(nodes)
+        except BaseException:
+            self._forget()
+            raise
         try:
             self._run("collector", 1)
             self._run("processor", nodes)
         except BaseException:
             self.terminate()
+            self._forget()
             raise
+
+    def _forget(self) -> None:
+        with contextlib.suppress(VidcloudError, OSError):  # what went wrong is what is told
+            self._site.sweep()
 
     def _run(self, role: Role, count: int) -> list[Instance]:
         if count < 1:

@@ -168,6 +168,7 @@ class HomeSite:
         pin = boot.make_bundle(self._job.root, bundle, wheel.build(self._job.scratch))
         spec = self._job.spec()
         self._home.note("started", job=spec.id, input=spec.input, output=spec.output, cloud=self._told["cloud"])
+        self.records.write_spec(spec)  # first: whoever gives up meanwhile must know what to remove
         storage.upload(bundle, self._home.url("bundle.tar"))
         self._home.replace("bundle.sha256", pin.encode())
         if source := self._told.get("input"):
@@ -180,7 +181,6 @@ class HomeSite:
 
             self._home.note("stored", what=source, where=spec.input)
             storage.upload(path, spec.input, count)
-        self.records.write_spec(spec)
 
     def user_data(self, role: Role) -> str:
         """The line for an instance: a bundle that is pinned, who may fetch it for a week, and no secret.

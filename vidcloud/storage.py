@@ -251,6 +251,8 @@ def upload(path: Path, url: str, tell: Callable[[int], None] | None = None) -> N
     if target := local_path(url):
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
+        if tell:
+            tell(path.stat().st_size)
         return
     parts = urlsplit(url)
     extra = {"ChecksumAlgorithm": "CRC32", **_at_rest()}

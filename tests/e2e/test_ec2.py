@@ -7,7 +7,7 @@ import pytest
 from testbed import bed as testbed
 from users import User, same_frames
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
@@ -77,10 +77,10 @@ class Job:
 
 @pytest.fixture
 def begin(bed, clip, gated):
-    def start(*args, nodes=2, hold=6, output="out.mkv"):
+    def start(*args, nodes=2, hold=6, lease=30, output="out.mkv"):
         child = bed.start(
             "run", clip, "--filter", f"{gated}:hold={hold}", "--chunk", 3, "--nodes", nodes, "--codec", "ffv1", "-o", output,
-            "--job-id", "j", "--json", "--lease", 4, *bed.options, *args,
+            "--job-id", "j", "--json", "--lease", lease, *bed.options, *args,
         )  # fmt: skip
         return Job(bed, child)
 
@@ -174,7 +174,7 @@ def test_a_spot_notice_drains_a_processor_and_another_comes(bed, begin, as_seria
 
 def test_a_killed_a_paused_and_a_cut_off_host(bed, begin, as_serial):
     """Promises 3 and 4: each loses its claim; who comes back can publish nothing in place of its successor."""
-    job = begin(nodes=4)
+    job = begin(nodes=4, lease=5)
     killed, paused, cut, _ = job.held(4)
     bed.ask("kill", host=killed)
     bed.ask("pause", host=paused)
@@ -303,3 +303,4 @@ def test_what_is_refused_with_one_line(bed, clip, args, code, told):
     assert told in made.err
     assert len(made.err.strip().splitlines()) == 1, made.err
     assert bed.hosts() == {}
+    assert bed.user("jobs").out == "", "nothing was begun"

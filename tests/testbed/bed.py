@@ -185,7 +185,7 @@ class Bed:
         """What a host's console showed."""
         return Path(self.hosts()[host]["console"]).read_text(errors="replace")
 
-    def when(self, condition: Callable[[], Any], timeout: float = 120) -> Any:
+    def when(self, condition: Callable[[], Any], timeout: float = 240) -> Any:
         """What a condition gives once that is true."""
         deadline = time.monotonic() + timeout
         while not (told := condition()):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import click
 
 from vidcloud.cli.options import encoder_options, json_option, key_values, share_option
-from vidcloud.errors import EXIT_INTERRUPTED, UsageError
+from vidcloud.errors import EXIT_INTERRUPTED, UsageError, VidcloudError
 
 _OPTION = re.compile(r"[a-z][a-z0-9_]*=")
 """How options of clouds look; a file of such a name is given as ./NAME."""
@@ -99,6 +100,9 @@ def run(
             return
     except (KeyboardInterrupt, SystemExit):
         _cancel(launcher)
+    except VidcloudError:
+        shutil.rmtree(job.root, ignore_errors=True)  # nothing was begun: there is nothing to list or to resume
+        raise
     guarded_follow(launcher, as_json=as_json, verbose=verbose)
 
 

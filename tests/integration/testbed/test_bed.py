@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from testbed import bed as testbed
 
+pytestmark = pytest.mark.timeout(600)
 PROJECT = Path(__file__).parents[3]
 AS_VIDCLOUD = "setpriv --reuid=vidcloud --regid=vidcloud --init-groups"
 

@@ -5,7 +5,7 @@ import pytest
 from vidcloud import boot, home
 from vidcloud import job as jobs
 from vidcloud.clouds.base import Instance
-from vidcloud.errors import StorageError
+from vidcloud.errors import CloudError, StorageError
 from vidcloud.job import JobSpec
 from vidcloud.launcher import Launcher
 from vidcloud.sites import HomeSite
@@ -150,3 +150,23 @@ def test_a_launcher_elsewhere_sees_the_job_and_leaves_the_output_at_home(begun):
     assert [n.role for n in now.nodes] == ["collector", "processor"]
     assert elsewhere.deliver({"state": "done", "output": "s3://b/x"}) == {"state": "done", "output": "s3://b/x"}
     assert Launcher(elsewhere).logs("i-0") == [("i-0", "console of i-0")]
+
+
+def test_a_start_that_fails_leaves_nothing_at_home_but_its_record(begun, tmp_path):
+    def refuse(role, user_data, count):
+        raise CloudError("no room")
+
+    begun.cloud.run_instances = refuse
+    with pytest.raises(CloudError, match="no room"):
+        Launcher(begun).start(1)
+    left = [p.name for p in (tmp_path / "homes/j").rglob("*") if p.is_file() and p.parent.name != "audit"]
+    assert sorted(left) == ["nodes.json", "spec.json"]
+
+
+def test_an_upload_that_is_interrupted_leaves_no_input(begun, tmp_path):
+    def interrupted(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Launcher(begun).start(1, interrupted)
+    assert not list((tmp_path / "homes/j").glob("input/*"))
