@@ -267,7 +267,7 @@ class EC2Cloud:
         from botocore.exceptions import ClientError  # noqa: PLC0415
 
         if self._settings.client_token == "no":  # noqa: S105
-            self._without.add("ClientToken")
+            self._leave_out("ClientToken")
         while True:
             sent = {k: v for k, v in params.items() if k not in self._without}
             try:
@@ -279,7 +279,7 @@ class EC2Cloud:
                     return {"Instances": twin}  # another launcher was faster to start the same nodes
                 unknown = next((k for k in _OPTIONAL if k in sent and k.lower() in text.lower().replace(" ", "")), None)
                 if code.startswith(_REFUSED) and unknown:
-                    self._without.add(unknown)
+                    self._leave_out(unknown)
                     self.notes.append(f"this cloud {_OPTIONAL[unknown]}")
                     continue
                 if code.startswith(_NO_ROOM):
@@ -288,6 +288,16 @@ class EC2Cloud:
             if "TagSpecifications" in self._without:
                 self._tag_now(answer, params)
             return answer
+
+    def _leave_out(self, feature: str) -> None:
+        self._without.add(feature)
+        if feature == "ClientToken":
+            # botocore puts one in by itself where there is none.
+            self._client.meta.events.register(
+                "before-call.ec2.RunInstances",
+                lambda params, **_: params["body"].pop("ClientToken", None) and None,
+                unique_id="vidcloud-no-token",
+            )
 
     def _tag_now(self, answer: dict[str, Any], params: dict[str, Any]) -> None:
         ids = [i["InstanceId"] for i in answer["Instances"]]

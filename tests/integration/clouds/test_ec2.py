@@ -148,6 +148,18 @@ def test_a_security_group_is_made_once_for_nfs_and_ssh_among_members(settings):
     assert [c for f, _, _, c in rules if f == 2049] == [()], "nobody outside reaches the share"
 
 
+def test_no_token_where_the_cloud_has_none(settings):
+    """Regression: botocore puts one in by itself, and such a cloud refused it again."""
+    made = settings(client_token="no")
+    cloud = EC2Cloud("j", made, "s3://b/homes/j", connect(made))
+    sent = []
+    cloud._client.meta.events.register_last(
+        "before-call.ec2.RunInstances", lambda params, **_: sent.append(params["body"])
+    )
+    cloud.run_instances("collector", LINE, 1)
+    assert [("ClientToken" in body) for body in sent] == [False]
+
+
 def test_a_preview_changes_nothing(settings):
     made = settings(spot="yes", price_cap="1")
     cloud = EC2Cloud("j", made, "s3://b/homes/j", connect(made))

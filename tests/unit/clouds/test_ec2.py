@@ -22,7 +22,10 @@ class Api:
         self.refuses = refuses or (lambda params: None)
         self.instances, self.started, self.ended, self.tagged = [], [], [], []
         self.shows, self.ids = True, itertools.count()
-        self.meta = None
+        self.meta = self.events = self
+
+    def register(self, *_, **__):
+        """botocore's hooks are of no use here."""
 
     def describe_images(self, **_):
         return {"Images": [{"RootDeviceName": "/dev/xvda"}]}
