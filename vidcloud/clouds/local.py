@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -41,6 +42,23 @@ def start_process(log: Path, line: str) -> "subprocess.Popen[bytes]":
         )
 
 
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold ^C and SIGTERM back while a process is started and not yet written down: nobody would find it to end it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals go to the main thread
+        return
+    held: list[int] = []
+    before = {n: signal.signal(n, lambda number, _frame: held.append(number)) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for n in held:
+            signal.raise_signal(n)
+
+
 class LocalCloud:
     """Instances as processes of this machine.
 
@@ -62,7 +80,8 @@ class LocalCloud:
             for n in range(number + 1, number + 1 + count):
                 name = f"{role}-{n}"
                 try:
-                    started.append(self._start(name, role, user_data.replace("{instance}", name)))
+                    with _uninterrupted():
+                        started.append(self._start(name, role, user_data.replace("{instance}", name)))
                 except OSError as e:
                     left = tuple(i.id for i in started)
                     raise CloudError(f"can't start {name}: {e.strerror}", left) from e
