@@ -21,11 +21,11 @@ def clip(samples):
 
 @pytest.fixture
 def start(user, gates, clip):
-    """Start a job of 60 frames in units of 3, which holds a frame at ``hold``, and its last one; see `Gates`."""
+    """Start a job of 60 frames in units of 3, which holds frames from ``hold`` on, and frame ``last``; see `Gates`."""
 
-    def begin(*args, nodes=3, hold=6, seconds=0.0, lease=10):
+    def begin(*args, nodes=3, hold=6, last=59, seconds=0.0, lease=10):
         return user.start(
-            "run", clip, "--filter", f"{gates.filter}:hold={hold},last=59,seconds={seconds}", "--chunk", 3,
+            "run", clip, "--filter", f"{gates.filter}:hold={hold},last={last},seconds={seconds}", "--chunk", 3,
             "--nodes", nodes, "--codec", "ffv1", "-o", "out.mkv", "--job-id", "j", "--lease", lease, "--json", *args,
         )  # fmt: skip
 
@@ -130,11 +130,12 @@ def kill_all(child, nodes):
 
 def test_all_is_killed_and_the_job_resumed(user, start, gates, as_ever):
     """Nothing that is done is filtered again: the results on the share are taken as they are."""
-    child = start(hold=12)
-    now = user.when("j", lambda s: s["frames"]["filtered"] >= 12)
+    # What is done waits for the first frame, so that it still lies there.
+    child = start(hold=1000, last=0)
+    done = user.share / "jobs/j/chunks/done"
+    now = user.when("j", lambda _: done.exists() and len(list(done.iterdir())) >= 4)
     kill_all(child, now["nodes"])
-    done_before = {n.name for n in (user.share / "jobs/j/chunks/done").iterdir()}
-    assert done_before
+    done_before = {n.name for n in done.iterdir()}
     gates.open()
     gates.finish()
     resumed = user("resume", "j", "--json", env={"VIDCLOUD_VERBOSE": "1"})
