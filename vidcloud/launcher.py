@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vidcloud import log
@@ -48,6 +48,8 @@ class Launcher:
         self._cloud = site.cloud
         self._collectors = self._processors = 0
         self._not_before = 0.0
+        self._first_seen: dict[str, float] = {}
+        self._heard: set[str] = set()
 
     @property
     def site(self) -> Site:
@@ -167,6 +169,7 @@ class Launcher:
             show(status)
             if status.ended:
                 return self._end(status)
+            self._end_unheard([i for i in instances if i.alive])
             if not any(i.role == "collector" and i.alive for i in instances):
                 self._replace_collector()
             self._replace_processors()
@@ -179,6 +182,20 @@ class Launcher:
             time.sleep(self._site.poll_s)
         show(status)
         return self._site.deliver(self._job.result() or {})
+
+    def _end_unheard(self, alive: Sequence[Instance]) -> None:
+        """End machines that were started long ago and never said a word: others will do what they do not."""
+        now = time.monotonic()
+        late = [i for i in alive if now - self._first_seen.setdefault(i.id, now) > self._site.boot_timeout_s]
+        if not any(i.id not in self._heard for i in late):
+            return
+        self._heard = self._site.heard()
+        unheard = [i for i in late if i.id not in self._heard]
+        # Processors can say nothing before there is a collector.
+        unheard = [i for i in unheard if i.role == "collector"] or unheard
+        for i in unheard:
+            _event("never_heard_of", level=logging.WARNING, node=i.id, role=i.role, seconds=self._site.boot_timeout_s)
+        self._cloud.terminate_instances([i.id for i in unheard])
 
     def _replace_collector(self) -> None:
         if self._job.result() is not None:

@@ -32,6 +32,15 @@ class Site(Protocol):
     """Whether the share is there when the collector's instance is not."""
 
     @property
+    def boot_timeout_s(self) -> float:
+        """How long after its start a node may not have been heard of."""
+        ...
+
+    def heard(self) -> set[str]:
+        """Nodes that said anything so far."""
+        ...
+
+    @property
     def cloud(self) -> Cloud:
         """Where its instances are."""
         ...
@@ -94,6 +103,12 @@ class ShareSite:
         self.records: JobRecords = job
         self.cloud: Cloud = cloud or open_cloud(told.get("cloud", "local"), job.root, told.get("options", {}))
 
+    boot_timeout_s = math.inf  # a process that can't begin ends
+
+    def heard(self) -> set[str]:
+        """All that there are."""
+        return {i.id for i in self.cloud.describe_instances()}
+
     def prepare(self, tell: Callable[[int, int], None]) -> None:
         """Nothing: nodes see what the launcher sees."""
 
@@ -154,6 +169,15 @@ class HomeSite:
         self._told = job.site() if job else {}
         self.records = home.records(url)
         self.cloud: RemoteCloud = cloud
+
+    @property
+    def boot_timeout_s(self) -> float:
+        """As the cloud says: a machine's boot, its software's start, and the fetching of the bundle."""
+        return self.cloud.boot_timeout_s
+
+    def heard(self) -> set[str]:
+        """Those whose log came to the home: roles begin one before anything else."""
+        return {name.removesuffix(".log") for name in storage.names(self._home.url("logs"))}
 
     def prepare(self, tell: Callable[[int, int], None]) -> None:
         """Upload the input, if it is a file here, and the bundle of scripts, program, spec and plugins.

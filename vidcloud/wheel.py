@@ -24,7 +24,7 @@ def build(folder: Path) -> Path:
         The wheel.
 
     Raises:
-        VidcloudError: the program is not installed, so that its metadata is missing.
+        VidcloudError: the program is not installed properly: its metadata is missing.
     """
     try:
         installed = importlib.metadata.distribution("vidcloud")
@@ -33,8 +33,12 @@ def build(folder: Path) -> Path:
     version = installed.version
     about = f"vidcloud-{version}.dist-info"
     files = {name: data for package in _PACKAGES for name, data in _files(package).items()}
-    for name in ("METADATA", "entry_points.txt"):
-        files[f"{about}/{name}"] = (installed.read_text(name) or "").encode()
+    # In a checkout that somebody stands in, setuptools' own folder is found first, with other names.
+    metadata = installed.read_text("METADATA") or installed.read_text("PKG-INFO")
+    if not metadata:
+        raise VidcloudError("vidcloud's installation has no metadata: `pip install .` in its folder")
+    files[f"{about}/METADATA"] = metadata.encode()
+    files[f"{about}/entry_points.txt"] = (installed.read_text("entry_points.txt") or "").encode()
     files[f"{about}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: vidcloud\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     files[f"{about}/RECORD"] = (
         "".join(f"{name},sha256={_digest(data)},{len(data)}\n" for name, data in sorted(files.items())).encode()

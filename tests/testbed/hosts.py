@@ -76,8 +76,8 @@ class Host:
             assert time.monotonic() < deadline
             time.sleep(0.005)
         run("ip", "link", "add", self._link, "type", "veth", "peer", "name", "eth0", "netns", str(self._process.pid))
+        self.state = "running"  # before its network: the metadata service knows those that run
         run("ip", "link", "set", self._link, "master", BRIDGE, "up")
-        self.state = "running"
         threading.Thread(target=self._watch, args=(self._process,), daemon=True).start()
 
     def _watch(self, process: subprocess.Popen[bytes]) -> None:

@@ -51,7 +51,10 @@ class Metadata:
             def log_message(self, *args: Any) -> None:
                 pass
 
-        server = http.server.ThreadingHTTPServer((address, 80), Handler)
+        class Server(http.server.ThreadingHTTPServer):
+            request_queue_size = 128  # many hosts boot at once, on a machine that may be busy
+
+        server = Server((address, 80), Handler)
         threading.Thread(target=server.serve_forever, daemon=True).start()
 
 

@@ -138,7 +138,8 @@ class Hypervisor:
 
     def about(self, address: str) -> dict[str, str] | None:
         """What the metadata service tells an address."""
-        found = next((h for h in self.hosts.values() if h.address == address and h.state != "off"), None)
+        # A copy: hosts are added meanwhile, by another thread.
+        found = next((h for h in list(self.hosts.values()) if h.address == address and h.state != "off"), None)
         if found is None:
             return None
         told = {
@@ -159,7 +160,8 @@ class Hypervisor:
         what = asked["what"]
         if what == "hosts":
             return {
-                n: {"address": h.address, "state": h.state, "console": str(h.console)} for n, h in self.hosts.items()
+                n: {"address": h.address, "state": h.state, "console": str(h.console)}
+                for n, h in list(self.hosts.items())
             }
         if what == "refuse":
             self.refuses[:] = asked["names"]

@@ -90,6 +90,11 @@ class RemoteCloud(Cloud, Protocol):
         ...
 
     @property
+    def boot_timeout_s(self) -> float:
+        """Seconds after its start in which a node must have been heard of, or is replaced."""
+        ...
+
+    @property
     def environment(self) -> Mapping[str, str]:
         """What nodes must know to reach the home; no secrets."""
         ...

@@ -109,6 +109,11 @@ class EC2Cloud:
         return self._settings.max_lifetime_s
 
     @property
+    def boot_timeout_s(self) -> float:
+        """Seconds after its start in which a node must have been heard of, or is replaced."""
+        return self._settings.boot_timeout_s
+
+    @property
     def environment(self) -> Mapping[str, str]:
         """What nodes must know to reach the home; no secrets."""
         return self._settings.environment()

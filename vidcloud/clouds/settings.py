@@ -59,6 +59,7 @@ class EC2Settings:
         spot: processors on spot capacity, on demand where there is none.
         price_cap: US dollars an hour for the whole job, refused above; 0: none.
         max_lifetime_s: seconds after which a node ends itself.
+        boot_timeout_s: seconds after its start in which a node must have been heard of, or is replaced.
         owner: for the tags.
         bucket: ``s3://bucket/prefix`` under which jobs have their homes; must be given.
     """
@@ -86,6 +87,7 @@ class EC2Settings:
     spot: bool = False
     price_cap: float = 0.0
     max_lifetime_s: int = 12 * 3600
+    boot_timeout_s: int = 600
     owner: str = ""
     bucket: str = ""
 

@@ -28,6 +28,7 @@ class Machine:
         self.folder, self.calls = folder, folder / "calls"
         self.served: dict[str, bytes] = {"/latest/meta-data/instance-id": b"i-007"}
         self.broken = 0
+        self.busy: dict[str, int] = {}
         self.booted: subprocess.Popen[str] | None = None
         self.bin = folder / "bin"
         self.bin.mkdir()
@@ -86,6 +87,13 @@ class Machine:
             def do_GET(self):
                 if self.path.startswith("/latest/") and self.headers["X-aws-ec2-metadata-token"] != "token":
                     self.send_error(401)
+                    return
+                if machine.busy.get(self.path):
+                    machine.busy[self.path] -= 1
+                    if machine.busy[self.path] % 2:
+                        self.send_error(503)
+                    else:
+                        self.close_connection = True  # without an answer
                     return
                 if self.path.startswith("/bundle") and machine.broken:
                     machine.broken -= 1
@@ -215,6 +223,13 @@ def test_another_bundle_is_refused(machine):
 def test_a_server_that_is_busy_is_asked_again(machine):
     machine.broken = 2
     assert "becomes a processor" in machine.boot(*PROCESSOR)
+
+
+@pytest.mark.parametrize("path", ["/latest/meta-data/instance-id", "/latest/user-data"])
+def test_a_metadata_service_that_is_busy_is_asked_again(machine, path):
+    """Not to have been told is not to have been told nothing: the machine would idle for ever."""
+    machine.busy[path] = 3
+    assert "i-007 becomes a processor" in machine.boot(*PROCESSOR)
 
 
 def test_a_bundle_that_never_comes(machine):

@@ -15,6 +15,7 @@ class PaperCloud:
     """Instances on paper; the collector's has an address."""
 
     lifetime_s = 3600
+    boot_timeout_s = 600
     environment = {"AWS_REGION": "mars-1"}
 
     def __init__(self, home_url):
@@ -170,3 +171,24 @@ def test_an_upload_that_is_interrupted_leaves_no_input(begun, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         Launcher(begun).start(1, interrupted)
     assert not list((tmp_path / "homes/j").glob("input/*"))
+
+
+def test_machines_that_never_say_a_word_are_ended(begun):
+    """A boot that goes wrong where nobody sees it must not be waited for, and paid for, until the job's end."""
+    launcher = Launcher(begun)
+    launcher.start(2)
+
+    def after_the_time():
+        begun.cloud.boot_timeout_s = 600
+        launcher._end_unheard(begun.cloud.instances)
+        begun.cloud.boot_timeout_s = -1
+        launcher._end_unheard([i for i in begun.cloud.instances if i.alive])
+        return [i.id for i in begun.cloud.instances if i.alive]
+
+    told = home.Home(begun.cloud.home)
+    assert after_the_time() == ["i-1", "i-2"], "the collector first: the others wait for it"
+    launcher._replace_collector()
+    told.replace("logs/i-3.log", b"")
+    told.replace("logs/i-5.log", b"working")
+    assert after_the_time() == ["i-3", "i-5"]
+    assert after_the_time() == ["i-3", "i-5"]
