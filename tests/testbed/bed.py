@@ -95,7 +95,7 @@ class Bed:
         """What tells a command of this cloud."""
         pairs = {
             "endpoint_url": API, "s3_endpoint_url": S3, "image": self.image, "bucket": self.bucket,
-            "instance_profile": "collector",
+            "instance_profile": "collector", "boot_timeout_s": "100",
         }  # fmt: skip
         return tuple(word for k, v in pairs.items() for word in ("-o", f"{k}={v}"))
 
@@ -108,14 +108,17 @@ class Bed:
 
     def user(self, *argv: Any, timeout: float = 240, env: dict[str, str] | None = None) -> Outcome:
         """A command to its end, on a machine of the lan."""
-        done = subprocess.run(
-            self._on_lan(argv),
-            env={**self.env, **(env or {})},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                self._on_lan(argv),
+                env={**self.env, **(env or {})},
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as e:
+            raise AssertionError(f"{e}\n{(e.stderr or b'').decode()[-3000:]}\n{self.story()}") from None
         return Outcome(done.returncode, done.stdout, done.stderr)
 
     def start(self, *argv: Any, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
@@ -185,15 +188,23 @@ class Bed:
         """What a host's console showed."""
         return Path(self.hosts()[host]["console"]).read_text(errors="replace")
 
+    def story(self) -> str:
+        """What to look at when something went wrong: what each host said and does, and the bed's own log."""
+        told = []
+        for name, host in self.hosts().items():
+            told.append(f"--- {name} {host['state']} {host['address']}\n{self.console(name)[-3000:]}")
+            if host["state"] == "running" and not os.environ.get("BED_DISK"):
+                with contextlib.suppress(Exception):  # it may be about to go
+                    told.append(self.sh(name, "ps -eo pid,etimes,stat,args | cut -c1-150; ip -br addr; ip neigh").out)
+        log = [line for line in (self.folder / "bed.log").read_text().splitlines() if '"POST / HTTP' not in line]
+        return "\n".join([*told, *log[-60:]])
+
     def when(self, condition: Callable[[], Any], timeout: float = 240) -> Any:
         """What a condition gives once that is true."""
         deadline = time.monotonic() + timeout
         while not (told := condition()):
             if time.monotonic() > deadline:
-                consoles = "\n".join(
-                    f"--- {n} {h['state']}\n{self.console(n)[-3000:]}" for n, h in self.hosts().items()
-                )
-                raise AssertionError(f"never came\n{consoles}\n{(self.folder / 'bed.log').read_text()[-3000:]}")
+                raise AssertionError(f"never came\n{self.story()}")
             time.sleep(0.1)
         return told
 
