@@ -1,9 +1,12 @@
 """Whole jobs on EC2 as the test bed has it: API, boot hook, user-data, bundle, NFS, claims, S3, machines that end themselves."""
 
+import os
 import re
 import signal
+from pathlib import Path
 
 import pytest
+import sshd
 from testbed import bed as testbed
 from users import User, same_frames
 
@@ -282,6 +285,50 @@ def test_a_cloud_with_an_eucarc(bed, clip, as_serial):
     assert told.code == 0, told.err
     as_serial("invert")
     assert bed.user("status", "j", "--json").json["state"] == "done"
+
+
+def test_a_login_to_a_node_whose_console_tells_its_keys(bed, begin):
+    """A real sshd on the node; the fingerprint comes by the cloud's API, not from whoever answers."""
+    if sshd.SSHD is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("NO SSHD: apt-get install openssh-server")
+    job = begin(nodes=1)
+    (node,) = job.held(1)
+    home = bed.folder / "ssh"
+    home.mkdir()
+    for name in ("mine", "host", "another"):
+        sshd.keygen(home / name)
+    (home / "config").write_text(
+        f"HostKey {home}/host\nPidFile none\nUsePAM no\nStrictModes no\nAuthorizedKeysFile {home}/mine.pub\n"
+        "PasswordAuthentication no\nPermitRootLogin yes\nUseDNS no\n"
+    )
+    assert bed.sh(node, f"mkdir -p /run/sshd && {sshd.SSHD} -f {home}/config").code == 0
+    login = ("-o", f"key_file={home}/mine", "-o", "ssh_address=private")
+
+    def told(key):
+        shown = bed.sh(node, f"ssh-keygen -lf {home}/{key}.pub").out
+        with Path(bed.hosts()[node]["console"]).open("a") as console:
+            console.write(
+                f"-----BEGIN SSH HOST KEY FINGERPRINTS-----\n{shown}-----END SSH HOST KEY FINGERPRINTS-----\n"
+            )
+
+    def ssh(*command):
+        return bed.user("ssh", *bed.options, *login, "j", node, *command, env={"VIDCLOUD_SHARE": str(home / "none")})
+
+    nothing = ssh("hostname")
+    assert (nothing.code, nothing.out) == (1, "")
+    assert "does not show its host keys" in nothing.err
+    told("host")
+    told("another")  # what is printed later counts for nothing
+    assert ssh("hostname", "&&", "ls", "/srv/vidcloud/jobs").out.split() == [node, "j"]
+    gone = ssh("exit 7")
+    assert (gone.code, gone.err) == (7, "")
+    console = Path(bed.hosts()[node]["console"])
+    console.write_text(console.read_text().replace("BEGIN SSH HOST KEY", "was", 1))
+    other = ssh("hostname")
+    assert (other.code, other.out) == (1, "")
+    assert "it may be another machine" in other.err
+    job.open()
+    job.done()
 
 
 @pytest.mark.parametrize(

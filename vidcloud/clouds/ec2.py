@@ -5,17 +5,21 @@ the next nodes of a job's role, and an instance ends itself (`--lifetime`, and s
 """
 
 import contextlib
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vidcloud import boot
 from vidcloud.clouds.base import Instance, Role
 from vidcloud.clouds.prices import dollars_an_hour
 from vidcloud.clouds.settings import EC2Settings
 from vidcloud.errors import CloudError, UsageError
+
+if TYPE_CHECKING:
+    from vidcloud.remote import Target
 
 _TAG = "vidcloud:"
 _STATES = {
@@ -49,6 +53,7 @@ _REFUSED = ("UnknownParameter", "InvalidParameter", "InvalidParameterValue", "Un
 _SEEN_LATE_S = 120.0
 """An instance may be missing from descriptions for some time after its start."""
 _GONE_S = 180.0
+_KEYS = re.compile(r"-----BEGIN SSH HOST KEY FINGERPRINTS-----(.*?)-----END SSH HOST KEY FINGERPRINTS-----", re.DOTALL)
 _POLL_S = 2.0
 
 
@@ -176,8 +181,41 @@ class EC2Cloud:
 
     def console_output(self, instance_id: str) -> str:
         """What an instance's console showed, as far as the cloud tells; that may be minutes late."""
+        from botocore.exceptions import ClientError  # noqa: PLC0415
+
         with _errors("read a console"):
-            return str(self._client.get_console_output(InstanceId=instance_id).get("Output", ""))
+            try:
+                told = self._client.get_console_output(InstanceId=instance_id, Latest=True)
+            except ClientError:  # older machines and clouds have no newest part
+                told = self._client.get_console_output(InstanceId=instance_id)
+            return str(told.get("Output", ""))
+
+    def login(self, instance_id: str) -> "Target":
+        """Where to log in for an instance; its host's keys are those that its console showed at its boot.
+
+        Raises:
+            UsageError: the job has no such instance, or it does not run.
+            CloudError: its console does not show its keys, or can't be read.
+        """
+        from vidcloud.remote import Target  # noqa: PLC0415 - only who logs in needs it
+
+        s = self._settings
+        found = self._describe([{"Name": f"tag:{_TAG}job", "Values": [self._job]}])
+        raw = next((i for i in found if i["InstanceId"] == instance_id), None)
+        if raw is None:
+            raise UsageError(f"job {self._job} has no node {instance_id}: see `vidcloud status`")
+        public, private = raw.get("PublicIpAddress") or "", raw.get("PrivateIpAddress") or ""
+        address = {"public": public, "private": private}.get(s.ssh_address, public or private)
+        if raw["State"]["Name"] != "running" or not address:
+            what = raw["State"]["Name"] if address else f"without a {s.ssh_address} address"
+            raise UsageError(f"{instance_id} is {what}: nobody can log in")
+        fingerprints = host_fingerprints(self.console_output(instance_id))
+        if not fingerprints:
+            raise CloudError(
+                f"the console of {instance_id} does not show its host keys: without them it might be another machine; "
+                "consoles are some minutes late, so try again, or see whether its image prints them"
+            )
+        return Target(address, user=s.ssh_user, key=s.private_key(), fingerprints=fingerprints)
 
     def preview(self, nodes: int) -> list[str]:
         """What a job would start, and about cost. Asks nothing that changes anything.
@@ -431,6 +469,15 @@ class EC2Cloud:
                 tags.get(f"{_TAG}ordinals", ""),
             )
         return Machine(instance, tags.get(f"{_TAG}job", ""), "", 0.0, "", raw.get("InstanceType", ""))
+
+
+def host_fingerprints(console: str) -> tuple[str, ...]:
+    """Fingerprints of a host's keys, ``SHA256:…``, of the block that cloud-init and our image print at boot.
+
+    The first block counts: what is printed later may come from anything that runs there.
+    """
+    block = _KEYS.search(console)
+    return tuple(re.findall(r"\bSHA256:[A-Za-z0-9+/]{43}", block[1])) if block else ()
 
 
 def all_machines(settings: EC2Settings, client: Any = None) -> list[Machine]:

@@ -50,6 +50,9 @@ class EC2Settings:
         collector_type: instance type of the collector.
         processor_types: of processors; several: what has room, in this order.
         key: name of a key pair, for ``vidcloud ssh``.
+        key_file: its private half; "": ``~/.ssh/<key>.pem`` or ``~/.ssh/<key>``, or the agent's and the usual keys.
+        ssh_user: who `vidcloud ssh` logs in as.
+        ssh_address: ``public``, ``private``, or ``auto``: the public one, if a machine has one.
         subnets: several: what has room, in this order; none: the cloud's default.
         security_group: id or name; "": ``vidcloud``, made if absent.
         ssh_from: CIDR from which SSH is let in to a group that is made; "": from nowhere.
@@ -78,6 +81,9 @@ class EC2Settings:
     collector_type: str = "c6i.xlarge"
     processor_types: tuple[str, ...] = ("c6i.large",)
     key: str = ""
+    key_file: str = ""
+    ssh_user: str = "root"
+    ssh_address: str = "auto"
     subnets: tuple[str, ...] = ()
     security_group: str = ""
     ssh_from: str = ""
@@ -101,6 +107,13 @@ class EC2Settings:
             "VIDCLOUD_S3_ENCRYPTION": "AES256" if self.encrypted else "",
         }
         return {name: value for name, value in told.items() if value}
+
+    def private_key(self) -> Path | None:
+        """File of the key pair's private half; None: what ssh finds by itself."""
+        if self.key_file:
+            return Path(self.key_file).expanduser()
+        usual = [Path.home() / ".ssh" / name for name in (f"{self.key}.pem", self.key)] if self.key else []
+        return next((p for p in usual if p.is_file()), None)
 
     def adopt(self) -> None:
         """Have this process's own clients of S3 reach what nodes will reach, with the same keys."""
@@ -159,6 +172,7 @@ def read_settings(
         ("imdsv2", ("required", "optional")),
         ("client_token", ("auto", "yes", "no")),
         ("s3_signature", ("s3v4", "s3")),
+        ("ssh_address", ("auto", "public", "private")),
     ):
         if getattr(settings, name) not in allowed:
             raise UsageError(f"-o {name}={getattr(settings, name)}: must be one of {', '.join(allowed)}")

@@ -10,7 +10,7 @@ from vidcloud.clouds import ec2
 from vidcloud.clouds.ec2 import EC2Cloud
 from vidcloud.clouds.prices import dollars_an_hour
 from vidcloud.clouds.settings import EC2Settings
-from vidcloud.errors import CloudError
+from vidcloud.errors import CloudError, UsageError
 
 LINE = "processor https://b/x.tar#sha256=00 [ --job j ]"
 
@@ -163,3 +163,34 @@ def test_what_is_told_has_no_traceback_and_says_what_to_do():
 )
 def test_prices(kind, dollars):
     assert dollars_an_hour(kind) == (pytest.approx(dollars) if dollars else None)
+
+
+def test_only_keys_of_the_first_block_count():
+    """What a machine prints later may be anybody's text."""
+    one, two, other = (f"SHA256:{c * 43}" for c in "aBc")
+    block = "ec2: -----BEGIN SSH HOST KEY FINGERPRINTS-----\r\n{}ec2: -----END SSH HOST KEY FINGERPRINTS-----\r\n"
+    console = f"{other}\n" + block.format(f"ec2: 256 {one} root@x (ECDSA)\r\nec2: 256 {two} root@x (ED25519)\r\n")
+    assert ec2.host_fingerprints(console + block.format(f"256 {other} root@x (ED25519)\n")) == (one, two)
+    assert ec2.host_fingerprints(console[: console.index("-----END")]) == ()
+
+
+def test_a_machine_without_a_way_in_is_told():
+    api = Api()
+    made = cloud(api)
+    made.run_instances("collector", LINE, 1)
+    with pytest.raises(UsageError, match="i-0 is pending: nobody can log in"):
+        made.login("i-0")
+    with pytest.raises(UsageError, match="job j has no node i-9"):
+        made.login("i-9")
+    api.instances[0]["State"] = {"Name": "running"}
+    with pytest.raises(UsageError, match="without a public address"):
+        cloud(api, ssh_address="public").login("i-0")
+
+
+def test_the_key_file_is_found_by_the_key_pairs_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert EC2Settings(key="mine").private_key() is None
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh/mine").touch()
+    assert EC2Settings(key="mine").private_key() == tmp_path / ".ssh/mine"
+    assert EC2Settings(key="mine", key_file="~/x.pem").private_key() == tmp_path / "x.pem"
