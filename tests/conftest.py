@@ -16,3 +16,8 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     folder = tmp_path_factory.mktemp("samples")
     return lambda name: sample(name, folder)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Virtual machines take minutes: first, so that nobody waits for them alone at the end."""
+    items.sort(key=lambda item: "/tests/vm/" not in str(item.path))

@@ -1,4 +1,4 @@
-"""The machine image that images/build made, booted: ``VIDCLOUD_IMAGE=<its folder> pytest tests/vm``. Minutes, emulated."""
+"""The machine image, booted: ``VIDCLOUD_IMAGE=$(tests/vm/install) pytest tests/vm``, as root. Minutes, emulated."""
 
 import os
 import re
@@ -16,14 +16,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 @pytest.fixture
 def image():
     if not (folder := os.environ.get("VIDCLOUD_IMAGE")):
-        pytest.skip("VIDCLOUD_IMAGE names no folder of images/build")
+        pytest.skip("NO IMAGE: VIDCLOUD_IMAGE names no folder of images/build; tests/vm/install makes one")
     return Path(folder).absolute()
 
 
 @pytest.fixture
 def bed(image, tmp_path):
     if lacking := [p for p in ("qemu-system-x86_64", "qemu-img", "dnsmasq") if not shutil.which(p, path=testbed.PATH)]:
-        pytest.skip(f"no {', '.join(lacking)}")
+        pytest.skip(f"NO VM: no {', '.join(lacking)}; tests/vm/install brings them")
     with testbed.made(tmp_path, disk=image / "disk.qcow2") as made:
         yield made
 
