@@ -1,5 +1,6 @@
 """What all tests share: `samples` can be imported, and makes files once a session."""
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,9 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+# A shell has what it runs in the background ignore ^C, and so have all below it; tests press it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

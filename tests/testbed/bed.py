@@ -186,7 +186,8 @@ class Bed:
 
     def console(self, host: str) -> str:
         """What a host's console showed."""
-        return Path(self.hosts()[host]["console"]).read_text(errors="replace")
+        path = Path(self.hosts()[host]["console"])
+        return path.read_text(errors="replace") if path.exists() else ""  # it has not been switched on yet
 
     def story(self) -> str:
         """What to look at when something went wrong: what each host said and does, and the bed's own log."""
