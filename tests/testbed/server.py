@@ -205,6 +205,9 @@ def main() -> None:
     folder = Path(sys.argv[1])
     run("mount", "--make-rprivate", "/")
     run("mount", "-t", "proc", "proc", "/proc")
+    # No names on this lan: who looks one up hears so at once, and does not wait for a server that isn't there.
+    (folder / "resolv.conf").write_text("nameserver 127.0.0.1\n")
+    run("mount", "--bind", str(folder / "resolv.conf"), os.path.realpath("/etc/resolv.conf"))
     make_lan()
     hypervisor = Hypervisor(folder / "hosts")
     Metadata(METADATA, hypervisor.about)
