@@ -41,8 +41,11 @@ def test_what_lies_in_the_tree(image):
         assert re.search(r"^vidcloud:x:4100:4100:.*:/usr/sbin/nologin$", read("passwd"), re.MULTILINE)
         assert {line.split(":")[1] for line in read("shadow").splitlines()} <= {"*", "!", "!*"}, "nobody has a password"
         assert read("machine-id") == ""
+        assert {"AuthenticationMethods publickey", "PermitRootLogin prohibit-password", "AllowUsers root"} <= set(
+            read("ssh/sshd_config.d/vidcloud.conf").splitlines()
+        )
     assert not [
-        n for n in names if re.search(r"/(sshd|sudo|cloud-init)$|_key$|authorized_keys|^./etc/systemd/.*/nfs-server", n)
+        n for n in names if re.search(r"/(sudo|cloud-init)$|ssh_host_|authorized_keys|^./etc/systemd/.*/nfs-server", n)
     ]
 
 
@@ -65,3 +68,6 @@ def test_a_job_on_machines_of_the_image(bed, samples, tmp_path):
         "processor",
     ]
     assert all("role has ended: this machine goes off" in c for c in consoles)
+    told = [re.findall(r"BEGIN SSH HOST KEY FINGERPRINTS-----\s+256 (SHA256:\S+) .*\(ED25519\)", c) for c in consoles]
+    assert all(len(keys) == 1 for keys in told), "each tells its key on its console"
+    assert told[0] != told[1], "and none has another's"
