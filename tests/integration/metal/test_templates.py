@@ -240,6 +240,7 @@ def test_the_preseed_is_one(daemon, registered, site, tmp_path, of_system):
     assert {words[2] for words in questions} <= kinds
     assert not [line for line in lines if "$getVar" in line or "#if" in line or "$disk" in line]
     asked = {words[1]: " ".join(words[3:]) for words in questions}
+    assert asked["netcfg/get_hostname"] == system
     assert asked["preseed/early_command"].endswith(f"http://{site.host}/cblr/svc/op/trig/mode/pre/system/{system}")
     assert (
         f"'http://{site.host}/cblr/svc/op/script/system/{system}/?script=vidcloud_install'"
@@ -268,6 +269,7 @@ def test_the_kickstart_is_one(daemon, registered, site, tmp_path, of_system):
     done = subprocess.run([sys.executable, validator, "-v", "RHEL9", path], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"url --url=http://{site.host}/cobbler/links/d" in kickstart
+    assert f" --hostname={system}\n" in kickstart
     before = kickstart.partition("\n%pre ")[2].partition("\n")[2].partition("\n%end")[0]
     assert f"http://{site.host}/cblr/svc/op/trig/mode/pre/system/{system}" in before
     for script in (before, script_of(daemon, "ks", system)):
