@@ -3,12 +3,15 @@
 import os
 import re
 import shutil
+import subprocess
 import tarfile
 from pathlib import Path
 
 import pytest
 from testbed import bed as testbed
 from users import User, same_frames
+
+FINGERPRINT = r"BEGIN SSH HOST KEY FINGERPRINTS-----\s+256 (SHA256:\S+) .*\(ED25519\)"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -41,9 +44,43 @@ def test_what_lies_in_the_tree(image):
         assert re.search(r"^vidcloud:x:4100:4100:.*:/usr/sbin/nologin$", read("passwd"), re.MULTILINE)
         assert {line.split(":")[1] for line in read("shadow").splitlines()} <= {"*", "!", "!*"}, "nobody has a password"
         assert read("machine-id") == ""
+        assert {"AuthenticationMethods publickey", "PermitRootLogin prohibit-password", "AllowUsers root"} <= set(
+            read("ssh/sshd_config.d/vidcloud.conf").splitlines()
+        )
     assert not [
-        n for n in names if re.search(r"/(sshd|sudo|cloud-init)$|_key$|authorized_keys|^./etc/systemd/.*/nfs-server", n)
+        n for n in names if re.search(r"/(sudo|cloud-init)$|ssh_host_|authorized_keys|^./etc/systemd/.*/nfs-server", n)
     ]
+
+
+def test_root_gets_in_by_the_clouds_key_and_by_nothing_else(bed, tmp_path):
+    """And whoever reads the console knows whose key it is."""
+    for name in ("mine", "other"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / name], check=True)
+    (host,) = bed.launch(1, until="")  # a machine of no job: it stays
+    key = (tmp_path / "mine.pub").read_text()
+    bed.ask("notice", host=host, path="public-keys/0/openssh-key", text=key)
+    address = bed.hosts()[host]["address"]
+
+    def ssh(*options, user="root"):
+        known = ("-o", "StrictHostKeyChecking=accept-new", "-o", f"UserKnownHostsFile={tmp_path / 'known'}")
+        return subprocess.run(
+            ["nsenter", "--target", str(bed._inside), "--net", "ssh", "-F", "none", *known, "-o", "ConnectTimeout=30", *options, f"{user}@{address}", "id", "-un"],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+
+    by_key = ("-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-i")
+    bed.when(lambda: ssh(*by_key, tmp_path / "mine").stdout == "root\n", timeout=600)
+    for refused in (
+        ssh(*by_key, tmp_path / "other"),
+        ssh(*by_key, tmp_path / "mine", user="vidcloud"),
+        ssh("-o", "PreferredAuthentications=password,keyboard-interactive"),
+    ):
+        assert refused.returncode == 255
+        assert "Permission denied (publickey)" in refused.stderr
+    told = re.findall(FINGERPRINT, console := bed.console(host))
+    assert len(told) == 1, console[-4000:]
+    shown = subprocess.run(["ssh-keygen", "-l", "-f", tmp_path / "known"], capture_output=True, text=True, check=True)
+    assert told[0] in shown.stdout.split()
 
 
 def test_a_job_on_machines_of_the_image(bed, samples, tmp_path):
@@ -65,3 +102,6 @@ def test_a_job_on_machines_of_the_image(bed, samples, tmp_path):
         "processor",
     ]
     assert all("role has ended: this machine goes off" in c for c in consoles)
+    told = [re.findall(FINGERPRINT, c) for c in consoles]
+    assert all(len(keys) == 1 for keys in told), "each tells its key on its console"
+    assert told[0] != told[1], "and none has another's"

@@ -303,6 +303,27 @@ def test_no_metadata_service_at_all(machine):
     assert machine.said() == ""
 
 
+def test_a_machine_that_was_installed_for_its_line_needs_no_metadata_service(machine):
+    """The line and the name that an installer wrote; neither is the role's to see."""
+    machine.stub("python", machine.role(f'echo "line ${{VIDCLOUD_USER_DATA-unset}}" >>{machine.calls}'))
+    pin = machine.bundle()
+    with machine.serving() as port:
+        del machine.served["/latest/meta-data/instance-id"]
+        server = f"http://127.0.0.1:{port}/bundle.tar?X-Amz-Signature=hush#sha256={pin}"
+        line = boot.UserData("processor", server, (*PROCESSOR, "--env", 'VIDCLOUD_X=it\'s "$HOME"')).compose()
+        etc = machine.folder / "etc"
+        etc.mkdir()
+        quoted = line.replace("'", "'\\''")
+        (etc / "environment").write_text("VIDCLOUD_SITE=here\n")
+        (etc / "user-data.env").write_text(f"VIDCLOUD_USER_DATA='{quoted}'\nVIDCLOUD_INSTANCE='rack1'\n")
+        env = machine.environment(port) | {"VIDCLOUD_ETC": str(etc)}
+        subprocess.run(["/bin/sh", str(SCRIPTS / "rc.local")], env=env, timeout=60, check=False)
+    assert "rack1 becomes a processor" in (machine.folder / "console").read_text()
+    assert "<--node><rack1>" in machine.said()
+    assert "line unset" in machine.said()
+    assert machine.said().splitlines()[-1] == "poweroff "
+
+
 DRAINS = "trap 'echo drained >>CALLS; exit 0' TERM; while :; do sleep 0.05; done"
 
 
@@ -350,7 +371,7 @@ def test_a_share_that_falls_silent_ends_a_role_that_hangs_in_it(machine):
 
 def test_scripts_are_clean():
     done = subprocess.run(
-        ["shellcheck", "-x", "--severity=warning", *(f"userdata/{n}" for n in ("rc.local", "host.sh", "collector", "processor"))],
+        ["shellcheck", "-x", "--severity=warning", "images/ssh-access", *(f"userdata/{n}" for n in ("rc.local", "host.sh", "collector", "processor"))],
         cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
