@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -57,8 +57,8 @@ class Collector:
         node: the instance's id.
     """
 
-    def __init__(self, job: JobDirectory, node: str) -> None:
-        self._job, self._spec, self._node = job, job.spec(), node
+    def __init__(self, job: JobDirectory, node: str, told: Callable[[], None] = lambda: None) -> None:
+        self._job, self._spec, self._node, self._told = job, job.spec(), node, told
         self._clock = SystemClock()
         self._directory = job.directory
         self._ledger = Ledger(
@@ -144,9 +144,12 @@ class Collector:
         if how == "failed" and self._mine and not self._ledger.still_mine():
             raise NotTheCollectorError("another collector has taken this job over")
         self._job.write_result(result)
-        if self._mine:
-            with contextlib.suppress(OSError, VidcloudError):
-                self._ledger.end(how)
+        try:
+            self._told()
+        finally:
+            if self._mine:
+                with contextlib.suppress(OSError, VidcloudError):
+                    self._ledger.end(how)
         event("ended", state=result["state"], cpu_s=round(time.process_time(), 2))
         return result
 
@@ -445,14 +448,20 @@ def _public(spec: JobSpec) -> dict[str, Any]:
     return {k: record[k] for k in ("id", "input", "filters", "encode", "plane", "chunk", "on_error", "on_damage")}
 
 
-def run_collector(job: JobDirectory, node: str) -> dict[str, Any]:
+def run_collector(job: JobDirectory, node: str, told: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Be a job's collector until it ends, or SIGTERM asks to leave it to another.
+
+    Args:
+        job: its directory on the share.
+        node: this instance's id.
+        told: called when the result is on the share, before processors hear that they may go: a launcher that saw them
+            go without a result would replace them.
 
     Raises:
         ShareError: another collector is at work, or the share failed.
     """
     try:
-        return Collector(job, node).run()
+        return Collector(job, node, told).run()
     except _Stopped:
         event("stopped", level=logging.WARNING)
         return {"state": "stopped"}

@@ -95,24 +95,27 @@ class Mirror:
         self._job, self._home = job, home
         self._known: dict[str, bytes] = {}
         self._trouble = ""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Keep them alike while the block runs."""
-        stop = threading.Event()
-
-        def work() -> None:
-            while not stop.wait(_STEP_S):
-                self._try_step()
-
-        thread = threading.Thread(target=work, name="mirror", daemon=True)
+        """Keep them alike while the block runs, or until `finish`."""
         self._try_step()
-        thread.start()
+        self._thread.start()
         try:
             yield
         finally:
-            stop.set()
-            thread.join()
+            self._halt()
+
+    def _work(self) -> None:
+        while not self._stop.wait(_STEP_S):
+            self._try_step()
+
+    def _halt(self) -> None:
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def step(self) -> None:
         """Bring over what changed, each way.
@@ -138,6 +141,7 @@ class Mirror:
         Raises:
             StorageError: the home could not be reached for a long time.
         """
+        self._halt()
         for left in range(_LAST_TRIES, -1, -1):
             try:
                 self.step()

@@ -94,10 +94,10 @@ class Launcher:
         with contextlib.suppress(VidcloudError, OSError):  # what went wrong is what is told
             self._site.sweep()
 
-    def _run(self, role: Role, count: int) -> list[Instance]:
+    def _run(self, role: Role, count: int, line: str = "") -> list[Instance]:
         if count < 1:
             return []
-        started = self._cloud.run_instances(role, self._site.user_data(role), count)
+        started = self._cloud.run_instances(role, line or self._site.user_data(role), count)
         self._site.settle(self._cloud.describe_instances())
         return started
 
@@ -125,12 +125,14 @@ class Launcher:
             wanted = before if asked is None else asked
             if asked is not None:
                 self._job.write_nodes(asked)
+            # Before the look that decides: there must be none between that and the start (`EC2Cloud.run_instances`).
+            line = self._site.user_data("processor")
             alive = self._alive("processor")
             if len(alive) > wanted:
                 self._site.drain([i.id for i in alive[wanted:]])
             else:
                 try:
-                    self._run("processor", wanted - len(alive))
+                    self._run("processor", wanted - len(alive), line)
                 except UsageError:  # more than there is room for: the supervisor must not try it as well
                     self._job.write_nodes(before)
                     raise

@@ -235,9 +235,11 @@ class HomeSite:
 
     def settle(self, instances: Sequence[Instance]) -> None:
         """Who may mount the share: the job's processors and nobody else."""
-        self.records.write_lines(
-            "hosts", sorted(i.address for i in instances if i.role == "processor" and i.alive and i.address)
-        )
+        nodes = [i for i in instances if i.role == "processor" and i.address]
+        alive = {i.address for i in nodes if i.alive}
+        gone = {i.address for i in nodes if not i.alive}
+        # Another launcher may have started some that this one does not see yet.
+        self.records.write_lines("hosts", sorted(alive | {*self.records.lines("hosts")} - gone))
 
     def drain(self, ids: Sequence[str]) -> None:
         """Ask by the home; the cloud knows meanwhile that they leave."""

@@ -59,8 +59,7 @@ def collector(job: str, node: str, verbose: bool, home: str) -> None:
 
             mirror = Mirror(directory, Home(home))
             with mirror.running():
-                result = run_collector(directory, node)
-            mirror.finish()
+                result = run_collector(directory, node, mirror.finish)
         else:
             result = run_collector(directory, node)
     except VidcloudError as e:

@@ -53,6 +53,7 @@ _REFUSED = ("UnknownParameter", "InvalidParameter", "InvalidParameterValue", "Un
 _SEEN_LATE_S = 120.0
 """An instance may be missing from descriptions for some time after its start."""
 _GONE_S = 180.0
+_SPENT_MOST = 1000
 _KEYS = re.compile(r"-----BEGIN SSH HOST KEY FINGERPRINTS-----(.*?)-----END SSH HOST KEY FINGERPRINTS-----", re.DOTALL)
 _POLL_S = 2.0
 
@@ -95,6 +96,7 @@ class EC2Cloud:
         self._kept_client = client
         self._new: dict[str, tuple[float, Machine]] = {}
         self._without: set[str] = set()
+        self._seen: list[Machine] | None = None
         self._checked = False
         self.notes: list[str] = []
         """What this cloud can't do, in sentences."""
@@ -131,18 +133,28 @@ class EC2Cloud:
             CloudError: they could not be started; none is left.
         """
         self._check()
-        before = self._machines()
+        # As whoever asks saw it: another launcher that sees the same names the same nodes, and they are started once.
+        before = self._seen if self._seen is not None else self._machines()
         self._cap(role, count, before)
         first = 1 + max((_last_ordinal(m) for m in before if m.instance.role == role), default=0)
-        answer = self._start_somewhere(role, user_data, first, count)
+        for _ in range(_SPENT_MOST):
+            try:
+                answer = self._start_somewhere(role, user_data, first, count)
+                break
+            except _SpentTokenError:  # by machines so long gone that the cloud has forgotten them, but not their token
+                first += 1
+        else:
+            raise CloudError(f"this cloud refuses each token of {role}s of job {self._job} as used before", ())
         made = [self._machine(i) for i in answer["Instances"]]
+        self._seen = [*before, *made]
         for m in made:
             self._new[m.instance.id] = (time.monotonic(), m)
         return [m.instance for m in made]
 
     def describe_instances(self) -> list[Instance]:
         """All instances of the job, by their tags; those that ended as long as the cloud remembers them."""
-        return [m.instance for m in self._machines()]
+        self._seen = self._machines()
+        return [m.instance for m in self._seen]
 
     def terminate_instances(self, ids: Sequence[str], *, drain: bool = False) -> None:
         """End instances, and wait until their end has begun; it can't be stopped.
@@ -318,8 +330,10 @@ class EC2Cloud:
                     answer: dict[str, Any] = self._client.run_instances(**sent)
             except ClientError as e:
                 code, text = e.response["Error"].get("Code", ""), e.response["Error"].get("Message", "")
-                if code == "IdempotentParameterMismatch" and (twin := self._by_ordinal(params, first)):
-                    return {"Instances": twin}  # another launcher was faster to start the same nodes
+                if code == "IdempotentParameterMismatch":
+                    if twin := self._by_ordinal(params, first):
+                        return {"Instances": twin}  # another launcher was faster to start the same nodes
+                    raise _SpentTokenError(text) from e
                 unknown = next((k for k in _OPTIONAL if k in sent and k.lower() in text.lower().replace(" ", "")), None)
                 if code.startswith(_REFUSED) and unknown:
                     self._leave_out(unknown)
@@ -541,6 +555,10 @@ def _age(machine: Machine) -> tuple[float, str, int, str]:
     """Oldest first; the API tells whole seconds."""
     i = machine.instance
     return i.launched, i.role, _last_ordinal(machine), i.id
+
+
+class _SpentTokenError(Exception):
+    """A token that was used for other machines, which are no more."""
 
 
 class _NoRoomError(Exception):

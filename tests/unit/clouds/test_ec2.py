@@ -153,6 +153,25 @@ def test_two_launchers_that_start_the_same_nodes_start_them_once():
     assert len(shown) == 2
 
 
+def test_two_launchers_that_saw_the_same_nodes_missing_start_them_once():
+    """The second looks before the first starts, and starts after it: nodes are counted as of the look."""
+    api = Api()
+    one, other = cloud(api), cloud(api)
+    for launcher in (one, other):
+        assert launcher.describe_instances() == []
+    one.run_instances("processor", LINE, 1)
+    other.run_instances("processor", LINE, 1)
+    one.run_instances("processor", LINE, 1)
+    assert [p["ClientToken"] for p in api.started] == ["j-processor-1-0", "j-processor-1-0", "j-processor-2-0"]
+
+
+def test_a_token_of_machines_that_are_long_forgotten_is_not_tried_again():
+    spent = {"j-processor-1-0", "j-processor-2-0"}
+    api = Api(lambda p: ("IdempotentParameterMismatch", "used") if p["ClientToken"] in spent else None)
+    assert [i.id for i in cloud(api).run_instances("processor", LINE, 1)] == ["i-0"]
+    assert api.started[-1]["ClientToken"] == "j-processor-3-0"
+
+
 def test_what_is_told_has_no_traceback_and_says_what_to_do():
     denied = ClientError({"Error": {"Code": "UnauthorizedOperation", "Message": "no"}}, "RunInstances")
     assert "docs/iam-policy.json" in ec2._told("start instances", denied)

@@ -192,3 +192,13 @@ def test_machines_that_never_say_a_word_are_ended(begun):
     told.replace("logs/i-5.log", b"working")
     assert after_the_time() == ["i-3", "i-5"]
     assert after_the_time() == ["i-3", "i-5"]
+
+
+def test_nodes_of_another_launcher_may_mount_too(begun):
+    """One that this launcher's cloud does not show yet must not lose the share to it."""
+    launcher = Launcher(begun)
+    launcher.start(2)
+    begun.records.write_lines("hosts", [*begun.records.lines("hosts"), "10.9.9.9"])
+    begun.cloud.terminate_instances(["i-1"])
+    begun.settle(begun.cloud.describe_instances())
+    assert begun.records.lines("hosts") == ["10.0.0.2", "10.9.9.9"]
