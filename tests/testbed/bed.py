@@ -128,6 +128,22 @@ class Bed:
             text=True,
         )
 
+    @contextlib.contextmanager
+    def wire(self):
+        """Listen to the lan while the block runs. Fills a dict at its end.
+
+        ``packets``: how many between hosts, by the lower of their ports as text. ``calls``: of NFS, that could be read.
+        """
+        inside = ["nsenter", "--target", str(self._inside), "--net", sys.executable, str(HERE / "wire.py")]
+        heard: dict[str, Any] = {}
+        with subprocess.Popen(inside, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as ears:
+            try:
+                assert ears.stdout.readline() == "listening\n"
+                yield heard
+                heard |= json.loads(ears.communicate(timeout=120)[0])
+            finally:
+                ears.kill()
+
     def launch(self, count: int, user_data: str = "") -> list[str]:
         """Start instances by the API, for tests of the bed itself; their ids, once they have booted."""
         code = (

@@ -15,6 +15,7 @@ class PaperCloud:
     """Instances on paper; the collector's has an address."""
 
     lifetime_s = 3600
+    encrypts = False
     environment = {"AWS_REGION": "mars-1"}
 
     def __init__(self, home_url):
