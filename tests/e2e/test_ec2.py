@@ -315,7 +315,8 @@ def test_who_has_no_key_does_not_reach_the_share(bed, begin, as_serial):
     """A host of the lan with no key, a wrong one, the right one, and one that plays the collector; and where the key is."""
     job = begin("-o", "encrypt=yes")
     lead, nodes = job.held(2) and job.collector(), job.held(2)
-    (stranger,) = bed.launch(1)
+    (stranger,) = bed.launch(1, said="")
+    bed.when(lambda: "inet " in bed.sh(stranger, "ip addr show eth0").out)
     address = bed.hosts()[lead]["address"]
     key = bed.sh(lead, "cat /run/vidcloud/bundle/tunnel.psk").out.strip().removeprefix("vidcloud:")
     assert re.fullmatch("[0-9a-f]{64}", key)

@@ -144,8 +144,8 @@ class Bed:
             finally:
                 ears.kill()
 
-    def launch(self, count: int, user_data: str = "") -> list[str]:
-        """Start instances by the API, for tests of the bed itself; their ids, once they have booted."""
+    def launch(self, count: int, user_data: str = "", *, said: str = "booted") -> list[str]:
+        """Start instances by the API, for tests of the bed itself; their ids, once their consoles say something."""
         code = (
             "import boto3, sys; c = boto3.client('ec2', endpoint_url=sys.argv[1]); "
             "r = c.run_instances(ImageId=sys.argv[2], MinCount=int(sys.argv[3]), MaxCount=int(sys.argv[3]), UserData=sys.argv[4]); "
@@ -164,7 +164,7 @@ class Bed:
             raise RuntimeError(done.stderr.strip().splitlines()[-1])
         made = done.stdout.split()
         self.when(lambda: all(self.hosts().get(i, {}).get("state") == "running" for i in made))
-        self.when(lambda: all("booted" in self.console(i) for i in made))
+        self.when(lambda: all(said in self.console(i) for i in made))
         return made
 
     def stored(self, url: str) -> Path:

@@ -232,15 +232,18 @@ def test_a_collector_with_a_key_exports_to_its_tunnel_alone(machine):
     machine.key = "ab" * 32
     beat = machine.share / "jobs/j/workers/i-1.beat"
     finish = machine.folder / "finish"
-    waits = f"while [ ! -e {finish} ]; do sleep 0.05; done; mkdir -p {beat.parent}; touch {beat}"
+    waits = f"while [ ! -e {finish} ]; do sleep 0.05; done; echo role ends >>{machine.calls}"
+    waits = f"mkdir -p {beat.parent}; touch {beat}; {waits}"
     machine.stub("python", machine.role(waits))
     with machine.serving() as port:
         child = machine.start(port, *COLLECTOR, script="collector")
         machine.when("PSKsecrets")
         machine.when("<collector>")
         (machine.share / "jobs/j/hosts").write_text("10.0.0.7\n")
+        time.sleep(2)  # nothing tells that something does not happen: an export to that address
         finish.touch()
-        time.sleep(0.5)  # nothing tells that something does not happen
+        machine.when("role ends")
+        time.sleep(0.5)  # neither does it tell this
         assert "stunnel ends" not in machine.said(), "nodes must hear by it that the job has ended"
         beat.unlink()
         child.communicate(timeout=60)
