@@ -188,9 +188,10 @@ def test_a_killed_a_paused_and_a_cut_off_host(bed, begin, as_serial):
     as_serial()
 
 
-def test_the_share_goes_away_and_comes_back(bed, begin, as_serial):
-    """kill -9 of the NFS server: nodes wait for it, nothing is lost."""
-    job = begin(nodes=2)
+@pytest.mark.parametrize("encrypt", ["no", "yes"])
+def test_the_share_goes_away_and_comes_back(bed, begin, as_serial, encrypt):
+    """kill -9 of the NFS server: nodes wait for it, nothing is lost; behind a tunnel, too."""
+    job = begin("-o", f"encrypt={encrypt}", nodes=2)
     job.held(2)
     collector = job.collector()
     assert bed.sh(collector, "systemctl kill nfs-server").code == 0
