@@ -3,7 +3,7 @@
 
 share=${VIDCLOUD_SHARE_ROOT:-/srv/vidcloud}
 python=${VIDCLOUD_PYTHON:-/opt/vidcloud/bin/python}
-lifetime=43200 dead_man=120
+lifetime=43200 dead_man=120 tunnel_port=20049
 job='' node='' home='' collector=''
 
 die() {
@@ -37,6 +37,52 @@ read_arguments() {
   root=$share/jobs/$job
 }
 
+# A key in the bundle means that NFS goes through TLS, among those who have it (docs/decisions/0008-encryption-in-transit.md).
+encrypted() { [ -e "$VIDCLOUD_BUNDLE/tunnel.psk" ]; }
+
+# Usage: open_tunnel ACCEPT CONNECT [LINE]. It lasts as long as this script.
+open_tunnel() {
+  command -v stunnel >/dev/null || die "this image has no stunnel, which encrypt = true needs"
+  # Whoever can't prove the key gets no cipher: with TLS 1.3 stunnel would take any certificate in the key's place.
+  cat >"$VIDCLOUD_RUN/tunnel.conf" <<END
+foreground = yes
+pid =
+syslog = no
+debug = err
+setuid = stunnel4
+setgid = stunnel4
+socket = l:TCP_NODELAY=1
+socket = r:TCP_NODELAY=1
+socket = l:SO_KEEPALIVE=1
+socket = r:SO_KEEPALIVE=1
+socket = l:TCP_KEEPIDLE=30
+socket = r:TCP_KEEPIDLE=30
+[nfs]
+${3:-}
+accept = $1
+connect = $2
+sslVersion = TLSv1.2
+ciphers = ECDHE-PSK-CHACHA20-POLY1305
+renegotiation = no
+PSKsecrets = $VIDCLOUD_BUNDLE/tunnel.psk
+END
+  # Not the console: this script's output ends only when nobody holds it any more.
+  keep_tunnel </dev/null >>"$VIDCLOUD_RUN/tunnel.log" 2>&1 &
+  tunnel=$!
+  trap 'kill "$tunnel" 2>/dev/null || :' EXIT
+}
+
+keep_tunnel() {
+  running=''
+  trap 'kill $running 2>/dev/null; exit 0' TERM
+  while :; do
+    stunnel "$VIDCLOUD_RUN/tunnel.conf" &
+    running=$!
+    wait "$running" || :
+    sleep 1
+  done
+}
+
 # Whatever happens, this machine does not outlive its time.
 arm_lifetime() { shutdown -h "+$(((lifetime + 59) / 60))" >/dev/null 2>&1 || die "can't arm the dead-man timer"; }
 
@@ -51,6 +97,9 @@ use_wheel() {
 
 prepare() {
   arm_lifetime
+  # NFSv4 knows its clients by their names, and machines of one image have the same.
+  hostname "$node"
+  rm -f "$VIDCLOUD_RUN/bundle.tar" # it is unpacked, and any user may read it; a key in it is root's
   use_wheel
   # By default the AWS libraries give the metadata service a second and one try; a busy machine needs more.
   export AWS_METADATA_SERVICE_TIMEOUT=5 AWS_METADATA_SERVICE_NUM_ATTEMPTS=10

@@ -6,7 +6,9 @@ run it with the arguments. The line carries no secret.
 
 import hashlib
 import importlib.metadata
+import io
 import os
+import secrets
 import shlex
 import sys
 import tarfile
@@ -27,7 +29,7 @@ _BARE = """\
 # An image without vidcloud: install what it needs, then be booted by the hook below.
 export DEBIAN_FRONTEND=noninteractive
 until apt-get update -q; do sleep 5; done
-apt-get install -yq --no-install-recommends python3-venv nfs-kernel-server nfs-common curl
+apt-get install -yq --no-install-recommends python3-venv nfs-kernel-server nfs-common stunnel4 curl
 id vidcloud >/dev/null 2>&1 || useradd --system --uid 4100 --user-group --home-dir /run/vidcloud vidcloud
 printf '[nfsd]\\nvers3=n\\n' >/etc/nfs.conf.d/vidcloud.conf
 python3 -m venv /opt/vidcloud && /opt/vidcloud/bin/pip install -q {needs} || poweroff
@@ -84,13 +86,19 @@ def local_server() -> str:
     return f"file://{local_path_of_scripts()}"
 
 
-def make_bundle(job_root: Path, target: Path, wheel: Path | None = None) -> str:
-    """Write what a machine of its own fetches: role scripts, the job's spec and plugins, the program.
+def make_key() -> str:
+    """A key for a job whose nodes talk through TLS: 32 random bytes in hex."""
+    return secrets.token_hex(32)
+
+
+def make_bundle(job_root: Path, target: Path, wheel: Path | None = None, key: str = "") -> str:
+    """Write what a machine of its own fetches: role scripts, the job's spec and plugins, the program, a key.
 
     Args:
         job_root: the job's directory.
-        target: a tar; the same files give the same bytes.
+        target: a tar, which only its owner may read; the same files and key give the same bytes.
         wheel: the program.
+        key: of `make_key`; with it, nodes talk through TLS.
 
     Returns:
         The bundle's SHA-256 in hex, by which lines pin it.
@@ -101,6 +109,8 @@ def make_bundle(job_root: Path, target: Path, wheel: Path | None = None) -> str:
     members |= {f"job/plugins/{p.name}": p for p in (job_root / "plugins").iterdir()}
     if wheel is not None:
         members[f"wheels/{wheel.name}"] = wheel
+    target.unlink(missing_ok=True)
+    target.touch(0o600)
     with tarfile.open(target, "w", format=tarfile.USTAR_FORMAT) as tar:
         for folder in ("job", "job/plugins", "wheels"):
             about = tarfile.TarInfo(folder)
@@ -111,6 +121,11 @@ def make_bundle(job_root: Path, target: Path, wheel: Path | None = None) -> str:
             about.size, about.mode = path.stat().st_size, 0o755 if "/" not in name else 0o644
             with path.open("rb") as f:
                 tar.addfile(about, f)
+        if key:
+            told = f"vidcloud:{key}\n".encode()
+            about = tarfile.TarInfo("tunnel.psk")
+            about.size, about.mode = len(told), 0o600
+            tar.addfile(about, io.BytesIO(told))
     with target.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 

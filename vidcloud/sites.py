@@ -189,11 +189,13 @@ class HomeSite:
             raise UsageError("a job is begun where its files are")
         self._job.make()
         bundle = self._job.scratch / "bundle.tar"
-        pin = boot.make_bundle(self._job.root, bundle, wheel.build(self._job.scratch))
+        key = boot.make_key() if self.cloud.encrypts else ""
+        pin = boot.make_bundle(self._job.root, bundle, wheel.build(self._job.scratch), key)
         spec = self._job.spec()
         self._home.note("started", job=spec.id, input=spec.input, output=spec.output, cloud=self._told["cloud"])
         self.records.write_spec(spec)  # first: whoever gives up meanwhile must know what to remove
         storage.upload(bundle, self._home.url("bundle.tar"))
+        bundle.unlink()  # it may hold a key
         self._home.replace("bundle.sha256", pin.encode())
         if source := self._told.get("input"):
             path, gone = Path(source), 0

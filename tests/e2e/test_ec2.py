@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -190,9 +191,10 @@ def test_a_killed_a_paused_and_a_cut_off_host(bed, begin, as_serial):
     as_serial()
 
 
-def test_the_share_goes_away_and_comes_back(bed, begin, as_serial):
-    """kill -9 of the NFS server: nodes wait for it, nothing is lost."""
-    job = begin(nodes=2)
+@pytest.mark.parametrize("encrypt", ["no", "yes"])
+def test_the_share_goes_away_and_comes_back(bed, begin, as_serial, encrypt):
+    """kill -9 of the NFS server: nodes wait for it, nothing is lost; behind a tunnel, too."""
+    job = begin("-o", f"encrypt={encrypt}", nodes=2)
     job.held(2)
     collector = job.collector()
     assert bed.sh(collector, "systemctl kill nfs-server").code == 0
@@ -329,6 +331,97 @@ def test_a_login_to_a_node_whose_console_tells_its_keys(bed, begin):
     assert "it may be another machine" in other.err
     job.open()
     job.done()
+
+
+@pytest.mark.parametrize("encrypt", ["yes", "no"])
+def test_who_listens_to_the_lan_hears_no_nfs_of_a_job_that_encrypts(bed, begin, as_serial, encrypt):
+    with bed.wire() as heard:
+        job = begin("-o", f"encrypt={encrypt}")
+        job.held(2)
+        job.open()
+        job.done()
+    as_serial()
+    if encrypt == "yes":
+        assert heard["calls"] == 0
+        assert "2049" not in heard["packets"]
+        assert heard["packets"]["20049"] > 100
+    else:
+        assert heard["calls"] > 100, "an ear that hears nothing proves nothing"
+
+
+# A call of NFS's procedure that does nothing: record mark, transaction "ARTS", call, RPC 2, program 100003, version 3.
+ASK = """
+import socket, sys
+call = '80000028' '41525453' '00000000' '00000002' '000186a3' '00000003' + '00000000' * 5
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), 60) as s:
+    s.sendall(bytes.fromhex(call))
+    print('answer:', s.recv(4096))
+"""
+
+
+def test_who_has_no_key_does_not_reach_the_share(bed, begin, as_serial):
+    """A host of the lan with no key, a wrong one, the right one, and one that plays the collector; and where the key is."""
+    job = begin("-o", "encrypt=yes")
+    lead, nodes = job.held(2) and job.collector(), job.held(2)
+    (stranger,) = bed.launch(1, said="")
+    bed.when(lambda: "inet " in bed.sh(stranger, "ip addr show eth0").out)
+    address = bed.hosts()[lead]["address"]
+    key = bed.sh(lead, "cat /run/vidcloud/bundle/tunnel.psk").out.strip().removeprefix("vidcloud:")
+    assert re.fullmatch("[0-9a-f]{64}", key)
+    (bed.folder / "ask.py").write_text(ASK)
+    ask = f"{sys.executable} {bed.folder}/ask.py"
+
+    assert "answer: b'\\x80" in bed.sh(nodes[0], f"{ask} 127.0.0.1 20049").out, "a node's own tunnel answers"
+    assert "\\x80" not in bed.sh(stranger, f"{ask} {address} 20049").out
+    for port in (2049, 2051, 2052):
+        assert "ConnectionRefusedError" in bed.sh(stranger, f"{ask} {address} {port}").err
+
+    def shake(key):
+        cipher = "-tls1_2 -cipher ECDHE-PSK-CHACHA20-POLY1305 -psk_identity vidcloud"
+        return bed.sh(stranger, f"openssl s_client -connect {address}:20049 {cipher} -psk {key} </dev/null 2>&1")
+
+    for wrong in ("0" * 64, key[:-1] + ("0" if key[-1] != "0" else "1")):
+        assert "alert bad record mac" in shake(wrong).out
+    assert shake(key).code == 0, "it is the key that counts"
+
+    # Regression: with TLS 1.3, stunnel took any certificate in the key's place, and a false collector got the data.
+    bed.sh(
+        stranger,
+        "cd /run && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout k -out c -subj /CN=x -days 2 && "
+        "(setsid openssl s_server -accept 20049 -cert c -key k -rev >/dev/null 2>&1 </dev/null &)",
+    )
+    false = bed.hosts()[stranger]["address"]
+    bed.when(lambda: bed.sh(nodes[0], f"openssl s_client -connect {false}:20049 </dev/null").code == 0)
+    said = bed.sh(
+        nodes[0],
+        "export VIDCLOUD_BUNDLE=/run/vidcloud/bundle VIDCLOUD_RUN=/run/try; mkdir /run/try; . /run/vidcloud/bundle/host.sh; "
+        f"open_tunnel 127.0.0.1:30049 {false}:20049 'client = yes'; "
+        f"until {ask} 127.0.0.1 30049 || grep -q SSL_connect /run/try/tunnel.log; do sleep 0.1; done; cat /run/try/tunnel.log",
+    )
+    assert "handshake failure" in said.out, said
+    assert "ARTS" not in said.out
+
+    for host in (lead, *nodes):
+        assert bed.sh(host, "stat -c '%a %U' /run/vidcloud/bundle/tunnel.psk").out == "600 root\n"
+        assert bed.sh(host, "test -e /run/vidcloud/bundle.tar").code == 1
+        seen = bed.sh(
+            host, "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ | tr '\\0' ' '; cat /srv/vidcloud/jobs/j/*.json"
+        ).out
+        assert "stunnel /run/vidcloud/tunnel.conf" in seen
+        assert "VIDCLOUD_BUNDLE=" in seen
+        assert key not in seen + bed.console(host)
+    assert holders(bed, key) == ["bundle.tar"]
+    job.open()
+    job.done()
+    as_serial()
+    bed.when(lambda: bed.running() == [stranger])
+    assert holders(bed, key) == []
+
+
+def holders(bed, key):
+    """Files at the home and with the launcher that have a text in them."""
+    files = [p for folder in (bed.stored(bed.bucket), bed.folder / "share") for p in folder.rglob("*") if p.is_file()]
+    return [p.name for p in files if key.encode() in p.read_bytes()]
 
 
 @pytest.mark.parametrize(

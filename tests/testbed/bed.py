@@ -131,8 +131,24 @@ class Bed:
             text=True,
         )
 
-    def launch(self, count: int, user_data: str = "", until: str = "booted") -> list[str]:
-        """Start instances by the API, for tests of the bed itself; their ids, once their consoles show ``until``."""
+    @contextlib.contextmanager
+    def wire(self):
+        """Listen to the lan while the block runs. Fills a dict at its end.
+
+        ``packets``: how many between hosts, by the lower of their ports as text. ``calls``: of NFS, that could be read.
+        """
+        inside = ["nsenter", "--target", str(self._inside), "--net", sys.executable, str(HERE / "wire.py")]
+        heard: dict[str, Any] = {}
+        with subprocess.Popen(inside, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as ears:
+            try:
+                assert ears.stdout.readline() == "listening\n"
+                yield heard
+                heard |= json.loads(ears.communicate(timeout=120)[0])
+            finally:
+                ears.kill()
+
+    def launch(self, count: int, user_data: str = "", *, said: str = "booted") -> list[str]:
+        """Start instances by the API, for tests of the bed itself; their ids, once their consoles say something."""
         code = (
             "import boto3, sys; c = boto3.client('ec2', endpoint_url=sys.argv[1]); "
             "r = c.run_instances(ImageId=sys.argv[2], MinCount=int(sys.argv[3]), MaxCount=int(sys.argv[3]), UserData=sys.argv[4]); "
@@ -151,7 +167,7 @@ class Bed:
             raise RuntimeError(done.stderr.strip().splitlines()[-1])
         made = done.stdout.split()
         self.when(lambda: all(self.hosts().get(i, {}).get("state") == "running" for i in made))
-        self.when(lambda: not until or all(until in self.console(i) for i in made))
+        self.when(lambda: all(said in self.console(i) for i in made))
         return made
 
     def stored(self, url: str) -> Path:

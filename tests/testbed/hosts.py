@@ -64,6 +64,7 @@ class Host:
             "BED_HOOK": os.environ.get("BED_HOOK", str(PROJECT / "userdata/rc.local")),
             "VIDCLOUD_CONSOLE": str(self.console),
             "VIDCLOUD_BOOT_LOG": str(self.folder / "boot.log"),
+            "VIDCLOUD_NFS_CONF": "/run/nfs.conf",
             "VIDCLOUD_PYTHON": os.environ["BED_PYTHON"],
         }
         with self.console.open("ab") as console:

@@ -1,4 +1,4 @@
-"""An NFSv3 client in user space, for kernels without one: FUSE on libnfs. ``nfsfuse.py SERVER EXPORT FOLDER``.
+"""An NFSv3 client in user space, for kernels without one: FUSE on libnfs. ``nfsfuse.py SERVER EXPORT FOLDER [PORT]``.
 
 It remembers nothing (no names, no attributes), writes through at close, asks as the user who asks, and waits for a server
 that is away: a hard mount.
@@ -53,10 +53,12 @@ class TimeVal(c.Structure):
 
 
 libnfs.nfs_init_context.restype = pointer
+libnfs.nfs_parse_url_dir.restype = pointer
 libnfs.nfs_get_error.restype = text
 libnfs.nfs_readdir.restype = c.POINTER(Entry)
 libnfs.nfs_get_readmax.restype = libnfs.nfs_get_writemax.restype = u64
 for name, arguments in {
+    "nfs_parse_url_dir": [pointer, text],
     "nfs_mount": [pointer, text, text],
     "nfs_set_version": [pointer, i32],
     "nfs_set_uid": [pointer, i32],
@@ -114,8 +116,10 @@ class Nfs(fuse.Operations):
 
     use_ns = True
 
-    def __init__(self, server: str, export: str) -> None:
+    def __init__(self, server: str, export: str, port: str = "") -> None:
         self.context, self.who = libnfs.nfs_init_context(), (0, 0)
+        if port:  # of both protocols; there is no portmapper then
+            libnfs.nfs_parse_url_dir(self.context, f"nfs://{server}{export}?nfsport={port}&mountport={port}".encode())
         libnfs.nfs_set_version(self.context, 3)
         libnfs.nfs_set_dircache(self.context, 0)
         libnfs.nfs_set_pagecache(self.context, 0)
@@ -258,8 +262,8 @@ class Nfs(fuse.Operations):
 
 
 if __name__ == "__main__":
-    server, export, folder = sys.argv[1:]
+    server, export, folder, *port = sys.argv[1:]
     fuse.FUSE(
-        Nfs(server, export), folder, foreground=True, nothreads=True, raw_fi=True, fsname=f"{server}:{export}", subtype="nfs",
+        Nfs(server, export, *port), folder, foreground=True, nothreads=True, raw_fi=True, fsname=f"{server}:{export}", subtype="nfs",
         attr_timeout=0, entry_timeout=0, negative_timeout=0, ac_attr_timeout=0, allow_other=True, use_ino=True,
     )  # fmt: skip

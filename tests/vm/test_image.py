@@ -56,7 +56,7 @@ def test_root_gets_in_by_the_clouds_key_and_by_nothing_else(bed, tmp_path):
     """And whoever reads the console knows whose key it is."""
     for name in ("mine", "other"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / name], check=True)
-    (host,) = bed.launch(1, until="")  # a machine of no job: it stays
+    (host,) = bed.launch(1, said="")  # a machine of no job: it stays
     key = (tmp_path / "mine.pub").read_text()
     bed.ask("notice", host=host, path="public-keys/0/openssh-key", text=key)
     address = bed.hosts()[host]["address"]

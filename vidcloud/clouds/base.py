@@ -99,6 +99,11 @@ class RemoteCloud(Cloud, Protocol):
         """What nodes must know to reach the home; no secrets."""
         ...
 
+    @property
+    def encrypts(self) -> bool:
+        """Whether nodes talk to each other through TLS."""
+        ...
+
     def preview(self, nodes: int) -> list[str]:
         """What a job of so many processors would start and about cost, in lines; changes nothing."""
         ...

@@ -56,6 +56,8 @@ _GONE_S = 180.0
 _SPENT_MOST = 1000
 _KEYS = re.compile(r"-----BEGIN SSH HOST KEY FINGERPRINTS-----(.*?)-----END SSH HOST KEY FINGERPRINTS-----", re.DOTALL)
 _POLL_S = 2.0
+_NFS, _TUNNEL = 2049, 20049
+"""Ports of a collector; the second is `tunnel_port` of ``userdata/host.sh``."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ class EC2Cloud:
         self._without: set[str] = set()
         self._seen: list[Machine] | None = None
         self._checked = False
+        self._volumes: dict[str, int] = {}
         self.notes: list[str] = []
         """What this cloud can't do, in sentences."""
 
@@ -124,6 +127,11 @@ class EC2Cloud:
     def environment(self) -> Mapping[str, str]:
         """What nodes must know to reach the home; no secrets."""
         return self._settings.environment()
+
+    @property
+    def encrypts(self) -> bool:
+        """Whether nodes talk to each other through TLS."""
+        return self._settings.encrypt
 
     def run_instances(self, role: Role, user_data: str, count: int) -> list[Instance]:
         """Start instances: all or none.
@@ -246,10 +254,20 @@ class EC2Cloud:
             f"on {where}, image {s.image}, for at most {s.max_lifetime_s / 3600:g} hours",
             f"1 collector, {s.collector_type}",
             f"{nodes} processors, {kinds}{', spot if there is room' if s.spot else ''}",
-            f"security group {s.security_group or 'vidcloud, made if it is not there'}",
+            f"security group {s.security_group or f'{self._own_group}, made if it is not there'}",
+            *self._preview_encryption(),
             f"home {self._home}",
             "cost: unknown for these types" if price is None else f"cost: about ${price:.2f} an hour, on demand",
         ]
+
+    def _preview_encryption(self) -> list[str]:
+        s = self._settings
+        between = "NFS between nodes through TLS" if s.encrypt else ""
+        told = [what for what in (between, "volumes and objects at rest" if s.encrypted else "") if what]
+        lines = [f"encrypted: {', '.join(told)}"] if told else []
+        if s.encrypt and s.s3_endpoint_url.startswith("http://"):
+            lines.append(f"not encrypted: the way to {s.s3_endpoint_url}, by which input, output and the job's key go")
+        return lines
 
     # -- starting ------------------------------------------------------------------------------------------------------
 
@@ -309,12 +327,15 @@ class EC2Cloud:
             by = "Arn" if s.instance_profile.startswith("arn:") else "Name"
             params["IamInstanceProfile"] = {by: s.instance_profile}
         if s.volume_gb or s.encrypted:
-            disk: dict[str, Any] = {"DeleteOnTermination": True}
-            if s.volume_gb:
-                disk["VolumeSize"] = s.volume_gb
-            if s.encrypted:
-                disk["Encrypted"] = True
-            params["BlockDeviceMappings"] = [{"DeviceName": self._root_device, "Ebs": disk}]
+            root = {self._root_device: s.volume_gb or self._volumes.get(self._root_device, 0)}
+            params["BlockDeviceMappings"] = []
+            for name, size in ({**self._volumes, **root} if s.encrypted else root).items():
+                disk: dict[str, Any] = {"DeleteOnTermination": True}
+                if size:
+                    disk["VolumeSize"] = size
+                if s.encrypted:
+                    disk["Encrypted"] = True
+                params["BlockDeviceMappings"].append({"DeviceName": name, "Ebs": disk})
         return params
 
     def _run(self, params: dict[str, Any], first: int) -> dict[str, Any]:
@@ -388,6 +409,11 @@ class EC2Cloud:
             if not images:
                 raise UsageError(f"no image {s.image} in this cloud and region")
             self._root_device = images[0].get("RootDeviceName") or "/dev/sda1"
+            self._volumes = {
+                m["DeviceName"]: m["Ebs"].get("VolumeSize", 0)
+                for m in images[0].get("BlockDeviceMappings", ())
+                if "Ebs" in m
+            }
             self._checked = True
 
     def _cap(self, role: Role, count: int, before: Sequence[Machine], *, with_collector: bool = False) -> None:
@@ -406,12 +432,17 @@ class EC2Cloud:
         prices = [dollars_an_hour(k) for k in kinds]
         return None if None in prices else sum(p for p in prices if p is not None)
 
+    @property
+    def _own_group(self) -> str:
+        """A group's rules are for all jobs in it: those that encrypt have another."""
+        return "vidcloud-encrypted" if self._settings.encrypt else "vidcloud"
+
     def _security_group(self) -> str:
-        """The group's id; made if it is named ``vidcloud`` and not there: NFS and SSH among its members."""
+        """The group's id; one of our own is made if it is not there: NFS, or its tunnel, and SSH among its members."""
         s = self._settings
         if s.security_group.startswith("sg-"):
             return s.security_group
-        name = s.security_group or "vidcloud"
+        name = s.security_group or self._own_group
         with _errors("find the security group"):
             filters = [{"Name": "group-name", "Values": [name]}]
             vpc = ""
@@ -424,11 +455,14 @@ class EC2Cloud:
         if s.security_group:
             raise UsageError(f"no security group {s.security_group}: leave the setting out, and one is made")
         with _errors("make the security group"):
-            about: dict[str, Any] = {"GroupName": name, "Description": "vidcloud: NFS and SSH among a job's nodes"}
+            what = "NFS in TLS" if s.encrypt else "NFS"
+            about: dict[str, Any] = {"GroupName": name, "Description": f"vidcloud: {what} and SSH among nodes"}
             if vpc:
                 about["VpcId"] = vpc
             group = str(self._client.create_security_group(**about)["GroupId"])
-            rules = [_rule(port, UserIdGroupPairs=[{"GroupId": group}]) for port in (22, 2049)]
+            rules = [
+                _rule(port, UserIdGroupPairs=[{"GroupId": group}]) for port in (22, _TUNNEL if s.encrypt else _NFS)
+            ]
             if s.ssh_from:
                 rules.append(_rule(22, IpRanges=[{"CidrIp": s.ssh_from, "Description": "vidcloud ssh"}]))
             self._client.authorize_security_group_ingress(GroupId=group, IpPermissions=rules)

@@ -58,7 +58,8 @@ class EC2Settings:
         ssh_from: CIDR from which SSH is let in to a group that is made; "": from nowhere.
         instance_profile: name or ARN; the collector needs one to reach the home.
         volume_gb: of each root disk; 0: as the image says. The collector's holds the share.
-        encrypted: encrypt volumes and objects at rest.
+        encrypt: NFS between nodes goes through TLS, with a key of the job's own.
+        encrypted: encrypt volumes and objects at rest; by default where ``encrypt`` is set.
         spot: processors on spot capacity, on demand where there is none.
         price_cap: US dollars an hour for the whole job, refused above; 0: none.
         max_lifetime_s: seconds after which a node ends itself.
@@ -89,7 +90,8 @@ class EC2Settings:
     ssh_from: str = ""
     instance_profile: str = ""
     volume_gb: int = 0
-    encrypted: bool = False
+    encrypt: bool = False
+    encrypted: bool | None = None
     spot: bool = False
     price_cap: float = 0.0
     max_lifetime_s: int = 12 * 3600
@@ -167,6 +169,8 @@ def read_settings(
     values.setdefault("region", environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or "")
     if values.get("path_style") is None:
         values["path_style"] = bool(values.get("s3_endpoint_url"))
+    if values.get("encrypted") is None:
+        values["encrypted"] = values.get("encrypt", False)
     settings = EC2Settings(**values)
     for name, allowed in (
         ("imdsv2", ("required", "optional")),

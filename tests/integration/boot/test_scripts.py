@@ -33,8 +33,22 @@ class Machine:
         self.bin = folder / "bin"
         self.bin.mkdir()
         self.calls.touch()
-        for name in ("poweroff", "shutdown", "exportfs", "systemctl", "mount", "umount", "chown", "mountpoint"):
+        for name in (
+            "poweroff",
+            "shutdown",
+            "hostname",
+            "exportfs",
+            "systemctl",
+            "mount",
+            "umount",
+            "chown",
+            "mountpoint",
+        ):
             self.stub(name)
+        # It goes on until it is told to end; what it was to do is in what it was given.
+        ends = f"trap 'echo stunnel ends >>{self.calls}; exit 0' TERM; while :; do sleep 0.05; done"
+        self.stub("stunnel", f'cat "$1" >>{self.calls}\n{ends}')
+        self.key, self.alone = "", False
         self.stub("mountpoint", "exit 1")
         self.stub("setpriv", 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"')
         self.stub("python", self.role())
@@ -66,7 +80,7 @@ class Machine:
 
     def environment(self, port: int) -> dict[str, str]:
         return {
-            "PATH": f"{self.bin}:{os.environ['PATH']}",
+            "PATH": str(self.bin) if self.alone else f"{self.bin}:{os.environ['PATH']}",
             "VIDCLOUD_METADATA": f"http://127.0.0.1:{port}",
             "VIDCLOUD_RUN": str(self.folder / "run"),
             "VIDCLOUD_BOOT_LOG": str(self.folder / "boot.log"),
@@ -74,6 +88,7 @@ class Machine:
             "VIDCLOUD_PYTHON": str(self.bin / "python"),
             "VIDCLOUD_SHARE_ROOT": str(self.share),
             "VIDCLOUD_PATIENCE": "0.05",
+            "VIDCLOUD_NFS_CONF": str(self.folder / "nfs.conf"),
         }
 
     @contextlib.contextmanager
@@ -122,7 +137,7 @@ class Machine:
 
     def bundle(self) -> str:
         target = self.folder / "bundle.tar"
-        pin = boot.make_bundle(self.job.root, target)
+        pin = boot.make_bundle(self.job.root, target, key=self.key)
         self.served["/bundle.tar"] = target.read_bytes()
         return pin
 
@@ -164,10 +179,10 @@ def machine(tmp_path):
 def test_a_line_makes_a_processor_and_then_the_machine_goes(machine):
     told = machine.boot(*PROCESSOR, "--lifetime", "100", "--env", "AWS_DEFAULT_REGION=mars-1")
     calls = machine.said().splitlines()
-    assert calls[0] == "shutdown -h +2"
-    assert calls[1].startswith("mountpoint")
-    assert calls[2].startswith("mount -t nfs -o vers=4.2,proto=tcp,hard,")
-    assert calls[2].endswith(f"10.0.0.5:{machine.share} {machine.share}")
+    assert calls[:2] == ["shutdown -h +2", "hostname i-007"]
+    assert calls[2].startswith("mountpoint")
+    assert calls[3].startswith("mount -t nfs -o vers=4.2,proto=tcp,hard,")
+    assert calls[3].endswith(f"10.0.0.5:{machine.share} {machine.share}")
     role = f"<-P><-m><vidcloud><processor><--job><{machine.share}/jobs/j><--node><i-007><--log> reads mars-1"
     assert role in calls
     assert calls[-1] == "poweroff "
@@ -211,6 +226,80 @@ def test_a_collector_waits_for_nodes_that_leave(machine):
         beat.unlink()
         child.communicate(timeout=60)
     assert "exportfs -ua" in machine.said()
+
+
+def test_a_processor_with_a_key_mounts_through_its_tunnel(machine):
+    machine.key = "ab" * 32
+    look = f'stat -c \'psk %a\' "$VIDCLOUD_BUNDLE/tunnel.psk" >>{machine.calls}; ls "$VIDCLOUD_RUN" >>{machine.calls}'
+    machine.stub("python", machine.role(look))
+    told = machine.boot(*PROCESSOR)
+    calls = machine.said().splitlines()
+    assert {"client = yes", "accept = 127.0.0.1:20049", "connect = 10.0.0.5:20049"} <= set(calls)
+    assert {"sslVersion = TLSv1.2", "ciphers = ECDHE-PSK-CHACHA20-POLY1305"} <= set(calls)
+    (mount,) = [c for c in calls if c.startswith("mount ")]
+    assert mount.endswith(f",port=20049 127.0.0.1:{machine.share} {machine.share}")
+    assert "psk 600" in calls
+    assert "bundle" in calls
+    assert "bundle.tar" not in calls, "it is there for anybody to read"
+    machine.when("stunnel ends")
+    assert calls.index(f"umount {machine.share}") < calls.index("poweroff ")
+    assert machine.key not in told + machine.said()
+
+
+def test_a_collector_with_a_key_exports_to_its_tunnel_alone(machine):
+    machine.key = "ab" * 32
+    beat = machine.share / "jobs/j/workers/i-1.beat"
+    finish = machine.folder / "finish"
+    waits = f"while [ ! -e {finish} ]; do sleep 0.05; done; echo role ends >>{machine.calls}"
+    waits = f"mkdir -p {beat.parent}; touch {beat}; {waits}"
+    machine.stub("python", machine.role(waits))
+    with machine.serving() as port:
+        child = machine.start(port, *COLLECTOR, script="collector")
+        machine.when("PSKsecrets")
+        machine.when("<collector>")
+        (machine.share / "jobs/j/hosts").write_text("10.0.0.7\n")
+        time.sleep(2)  # nothing tells that something does not happen: an export to that address
+        finish.touch()
+        machine.when("role ends")
+        time.sleep(0.5)  # neither does it tell this
+        assert "stunnel ends" not in machine.said(), "nodes must hear by it that the job has ended"
+        beat.unlink()
+        child.communicate(timeout=60)
+    machine.when("stunnel ends")
+    calls = machine.said().splitlines()
+    assert (machine.folder / "nfs.conf").read_text() == "[nfsd]\nhost=127.0.0.1\n"
+    assert [c for c in calls if c.startswith(("exportfs", "systemctl"))] == [
+        "systemctl restart nfs-server",
+        f"exportfs -o rw,sync,root_squash,no_subtree_check,fsid=1,insecure 127.0.0.1:{machine.share}",
+        "exportfs -ua",
+    ]
+    assert {"accept = 20049", "connect = 127.0.0.1:2049"} <= set(calls)
+    assert "client = yes" not in calls
+
+
+def test_a_tunnel_that_breaks_is_opened_again(machine):
+    machine.key = "ab" * 32
+    machine.stub("stunnel", "exit 1")
+    role = f"while [ $(grep -c '^stunnel ' {machine.calls}) -lt 3 ]; do sleep 0.05; done; echo three >>{machine.calls}"
+    machine.stub("python", machine.role(role))
+    machine.boot(*PROCESSOR)
+    assert "three" in machine.said().splitlines()
+
+
+@pytest.mark.parametrize(("script", "words"), [("processor", PROCESSOR), ("collector", COLLECTOR)])
+def test_an_image_without_stunnel_says_so_and_goes_off(machine, script, words):
+    machine.key = "ab" * 32
+    (machine.bin / "stunnel").unlink()
+    # What is here may have one.
+    for folder in os.environ["PATH"].split(":"):
+        for tool in Path(folder).iterdir() if Path(folder).is_dir() else ():
+            if tool.name != "stunnel" and not (machine.bin / tool.name).exists():
+                (machine.bin / tool.name).symlink_to(tool)
+    machine.alone = True
+    told = machine.boot(*words, script=script)
+    assert told.splitlines()[-2].endswith("vidcloud: this image has no stunnel, which encrypt = true needs")
+    assert machine.said().splitlines()[-1] == "poweroff "
+    assert f"<{script}>" not in machine.said()
 
 
 def test_another_bundle_is_refused(machine):

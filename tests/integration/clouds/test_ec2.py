@@ -281,3 +281,18 @@ def test_the_policy_allows_what_is_called_and_nothing_else(settings):
     assert not [a for a in allowed if "*" in a], "least privilege names actions"
     assert {c for c in called if not any(fnmatch.fnmatch(c, a) for a in allowed)} == set()
     assert allowed - called == set()
+
+
+def test_nodes_that_encrypt_have_a_group_and_volumes_of_their_own(settings):
+    made = settings(encrypt="yes")
+    cloud = EC2Cloud("j", made, "s3://b/homes/j")
+    assert cloud.encrypts
+    assert "encrypted: NFS between nodes through TLS, volumes and objects at rest" in cloud.preview(1)
+    cloud.run_instances("collector", LINE, 1)
+    client = connect(made)
+    groups = client.describe_security_groups(Filters=[{"Name": "group-name", "Values": ["vidcloud-encrypted"]}])
+    rules = {(r["FromPort"], r["ToPort"]) for r in groups["SecurityGroups"][0]["IpPermissions"]}
+    assert rules == {(22, 22), (20049, 20049)}, "NFS in the clear is not let in"
+    volumes = client.describe_volumes()["Volumes"]
+    assert volumes
+    assert all(v["Encrypted"] for v in volumes if v["Attachments"])

@@ -70,6 +70,16 @@ def test_the_later_counts(eucarc, tmp_path):
     assert read({}, environ).region == "eu-2"
 
 
+def test_who_encrypts_between_nodes_encrypts_at_rest_unless_told_otherwise():
+    told = read({"encrypt": "true"})
+    assert (told.encrypt, told.encrypted) == (True, True)
+    assert told.environment()["VIDCLOUD_S3_ENCRYPTION"] == "AES256"
+    bare = read({"encrypt": "true", "encrypted": "no"})
+    assert (bare.encrypt, bare.encrypted) == (True, False)
+    assert read(bare.pairs()) == bare
+    assert not read({}).encrypted
+
+
 def test_what_counts_can_be_written_down_and_read_again(eucarc):
     told = read({"eucarc": str(eucarc), "image": "ami-1", "encrypted": "yes", "subnets": "a, b", "price_cap": "2.5"})
     again = read({**told.pairs(), "eucarc": str(eucarc)})

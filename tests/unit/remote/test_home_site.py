@@ -16,6 +16,7 @@ class PaperCloud:
 
     lifetime_s = 3600
     boot_timeout_s = 600
+    encrypts = False
     environment = {"AWS_REGION": "mars-1"}
 
     def __init__(self, home_url):
@@ -90,6 +91,34 @@ def test_the_bundle_holds_what_nodes_need_and_nothing_else(begun, tmp_path):
     assert {"collector", "processor", "job/spec.json", "job/plugins/0123.py"} <= names
     assert any(n.startswith("wheels/vidcloud-") for n in names)
     assert not any("site.json" in n or "instances" in n for n in names)
+
+
+def test_a_key_of_the_jobs_own_is_in_the_bundle_and_nowhere_else(begun, tmp_path):
+    import tarfile
+
+    begun.cloud.encrypts = True
+    keys = []
+    for _ in range(2):
+        Launcher(begun).start(1)
+        with tarfile.open(tmp_path / "homes/j/bundle.tar") as tar:
+            member = tar.getmember("tunnel.psk")
+            assert member.mode == 0o600
+            keys.append(tar.extractfile(member).read().decode().removeprefix("vidcloud:").strip())
+    assert [len(bytes.fromhex(key)) for key in keys] == [32, 32]
+    assert keys[0] != keys[1]
+    holders = [p.name for p in tmp_path.rglob("*") if p.is_file() and keys[1].encode() in p.read_bytes()]
+    assert holders == ["bundle.tar"], "the launcher keeps no copy"
+    assert not any(key in line for key in keys for line in begun.cloud.lines)
+    begun.sweep()
+    assert not (tmp_path / "homes/j/bundle.tar").exists()
+
+
+def test_a_bundle_is_its_owners_alone(tmp_path):
+    job = jobs.create(tmp_path, JobSpec(id="j", created=0.0, input="i", output="o", filters=(), encode={}))
+    target = tmp_path / "bundle.tar"
+    target.touch(0o644)
+    boot.make_bundle(job.root, target, key=boot.make_key())
+    assert target.stat().st_mode & 0o777 == 0o600
 
 
 def test_scaling_drains_by_the_home(begun):
