@@ -101,10 +101,14 @@ class Bed:
 
     # -- a user's commands ---------------------------------------------------------------------------------------------
 
-    def _on_lan(self, argv: tuple[Any, ...]) -> list[str]:
+    @property
+    def lan(self) -> list[str]:
+        """What a command begins with to be on the lan."""
         # The lan alone, so that nothing is forked on the way: who is killed here is the command.
-        inside = ["nsenter", "--target", str(self._inside), "--net", f"--wd={self.folder}"]
-        return [*inside, sys.executable, "-P", "-m", "vidcloud", *map(str, argv)]
+        return ["nsenter", "--target", str(self._inside), "--net", f"--wd={self.folder}"]
+
+    def _on_lan(self, argv: tuple[Any, ...]) -> list[str]:
+        return [*self.lan, sys.executable, "-P", "-m", "vidcloud", *map(str, argv)]
 
     def user(self, *argv: Any, timeout: float = 240, env: dict[str, str] | None = None) -> Outcome:
         """A command to its end, on a machine of the lan."""

@@ -19,6 +19,8 @@ for closed in $BED_OPEN; do
   done
 done
 
+# What an installer put onto this machine's disk.
+if [ -d "$HOST/etc" ]; then mount -t overlay -o "lowerdir=$HOST/etc:/etc" overlay /etc; fi
 grep -v '^vidcloud:' /etc/passwd >"$HOST/passwd" || :
 echo 'vidcloud:x:4100:4100::/run:/bin/sh' >>"$HOST/passwd"
 grep -v '^vidcloud:' /etc/group >"$HOST/group" || :

@@ -35,13 +35,14 @@ class Host:
         address: its own, on the lan.
         folder: what it keeps: console, disk.
         gone: called when it went off.
+        link: the name of its cable; by default made of ``name``.
     """
 
-    def __init__(self, name: str, address: str, folder: Path, gone: Callable[[], None]) -> None:
+    def __init__(self, name: str, address: str, folder: Path, gone: Callable[[], None], link: str = "") -> None:
         self.name, self.address, self.folder = name, address, folder
         self.state = "off"
         self._gone = gone
-        self._link = f"v{name[-10:]}"
+        self._link = link or f"v{name[-10:]}"
         self._process: subprocess.Popen[bytes] | None = None
         for part in ("disk", "bin"):
             (folder / part).mkdir(parents=True, exist_ok=True)

@@ -26,6 +26,7 @@ from werkzeug.serving import make_server
 
 from testbed.hosts import GATEWAY, METADATA, Host, make_lan, run
 from testbed.metadata import Metadata, credentials
+from testbed.rack import Rack
 from testbed.vm import Vm
 
 API_PORT, S3_PORT = 5000, 9000
@@ -41,6 +42,7 @@ class Hypervisor:
         self.hosts: dict[str, Host] = {}
         self.notices: dict[str, dict[str, str]] = {}
         self.refuses: list[str] = []
+        self.rack: Rack | None = None
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._user_data: dict[str, str] = {}
         self._profiles: set[str] = set()
@@ -163,6 +165,14 @@ class Hypervisor:
                 n: {"address": h.address, "state": h.state, "console": str(h.console)}
                 for n, h in list(self.hosts.items())
             }
+        if what == "rack":
+            self.rack = Rack(
+                Path(asked["root"]), asked["url"], asked["machines"], asked["environment"], self.folder, self.hosts
+            )
+            return None
+        if what == "break":
+            self.rack.broken.add(asked["name"])
+            return None
         if what == "refuse":
             self.refuses[:] = asked["names"]
             return None
@@ -172,9 +182,12 @@ class Hypervisor:
             return None
         if what == "sh":
             return host.sh(asked["command"], asked["timeout"])
+        if what == "off":  # as `poweroff` does it
+            host.sh("kill -TERM 1", 30)
+            return None
         if what in ("pause", "wake", "cut", "join", "kill"):
             getattr(host, what)()
-            if what == "kill":
+            if what == "kill" and host.name.startswith("i-"):
                 self._went_off(host.name)
             return None
         raise ValueError(what)

@@ -1,22 +1,20 @@
 """``vidcloud instances`` and ``reap``: all machines of a cloud account, whatever job they belong to."""
 
 import json
-import re
 import time
 from typing import Any
 
 import click
 
-from vidcloud.cli.options import json_option, key_values
-from vidcloud.errors import UsageError
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+from vidcloud.cli.options import json_option, key_values, seconds
 
 
 def _cloud(command: Any) -> Any:
     for option in (
         click.option("-o", "pairs", multiple=True, metavar="KEY=VALUE", help="Option of the cloud."),
-        click.option("--cloud", default="ec2", show_default=True, type=click.Choice(["ec2"]), help="Which cloud."),
+        click.option(
+            "--cloud", default="ec2", show_default=True, type=click.Choice(["ec2", "metal"]), help="Which cloud."
+        ),
     ):
         command = option(command)
     return command
@@ -27,10 +25,7 @@ def _cloud(command: Any) -> Any:
 @json_option
 def instances(cloud: str, pairs: tuple[str, ...], as_json: bool) -> None:
     """List the machines of all jobs, oldest first."""
-    from vidcloud.clouds.ec2 import all_machines
-    from vidcloud.clouds.settings import read_settings
-
-    found = all_machines(read_settings(cloud, key_values(pairs, "-o")))
+    found, _ = _account(cloud, pairs)
     if as_json:
         click.echo(json.dumps([_record(m) for m in found]))
         return
@@ -49,30 +44,39 @@ def instances(cloud: str, pairs: tuple[str, ...], as_json: bool) -> None:
 @json_option
 def reap(older_than: str | None, grace: str, yes: bool, cloud: str, pairs: tuple[str, ...], as_json: bool) -> None:
     """End machines that nobody needs: past their time, without a collector, or too old."""
-    from vidcloud.clouds.ec2 import EC2Cloud, all_machines, orphans
-    from vidcloud.clouds.settings import read_settings
+    from vidcloud.clouds.base import orphans
 
-    settings = read_settings(cloud, key_values(pairs, "-o"))
-    age = None if older_than is None else _seconds("--older-than", older_than)
-    found = orphans(all_machines(settings), time.time(), age, _seconds("--grace", grace))
+    age = None if older_than is None else seconds("--older-than", older_than)
+    grace_s = seconds("--grace", grace)
+    machines, opened = _account(cloud, pairs, mine=True)
+    found = orphans(machines, time.time(), age, grace_s)
     if not as_json:
         for m, why in found:
             click.echo(f"{_line(m)}  {why}")
     if found and not yes:
         click.confirm(f"end these {len(found)}?", abort=True, err=True)
     if found:
-        EC2Cloud("", settings).terminate_instances([m.instance.id for m, _ in found])
+        opened.terminate_instances([m.instance.id for m, _ in found])
     if as_json:
         click.echo(json.dumps([{**_record(m), "why": why} for m, why in found]))
     else:
         click.echo(f"ended {len(found)}")
 
 
-def _seconds(option: str, age: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", age)
-    if not match:
-        raise UsageError(f"{option} {age}: must be a number and s, m, h or d, like 30d")
-    return float(match[1]) * _UNITS[match[2]]
+def _account(cloud: str, pairs: tuple[str, ...], *, mine: bool = False) -> tuple[list[Any], Any]:
+    """All machines, or with ``mine`` those that the user may end; and a cloud to end them."""
+    from vidcloud.clouds.settings import read_metal, read_settings
+
+    options = key_values(pairs, "-o")
+    if cloud == "metal":
+        from vidcloud.clouds.metal import MetalCloud
+
+        metal = MetalCloud("", read_metal(options))
+        return metal.all_machines(mine=mine), metal
+    from vidcloud.clouds.ec2 import EC2Cloud, all_machines
+
+    settings = read_settings(cloud, options)
+    return all_machines(settings), EC2Cloud("", settings)
 
 
 def _record(m: Any) -> dict[str, Any]:

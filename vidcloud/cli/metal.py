@@ -5,75 +5,21 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from vidcloud.errors import UsageError
+from vidcloud.metal.connect import Connection as _Connection
+from vidcloud.metal.connect import who as _who
 
 if TYPE_CHECKING:
-    from vidcloud.metal.cobbler import Cobbler, System
-    from vidcloud.metal.config import MetalConfig
+    from vidcloud.metal.cobbler import System
     from vidcloud.metal.instances import Instance, Instances
-    from vidcloud.metal.reservations import Reservations
 
 F = TypeVar("F", bound=Callable[..., Any])
 _WATCH_S = 5.0
-
-
-class _Connection:
-    """What the commands work with, made when it is asked for."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-
-    @cached_property
-    def config(self) -> "MetalConfig":
-        from vidcloud.metal.config import load
-
-        return load(self._path)
-
-    @property
-    def cobbler(self) -> "Cobbler":
-        from vidcloud.metal.cobbler import Cobbler
-
-        c = self.config
-        return Cobbler(
-            c.url, c.login, c.password, ca_file=c.ca_file, timeout_s=c.timeout_s, power_timeout_s=c.power_timeout_s
-        )
-
-    @property
-    def reservations(self) -> "Reservations":
-        from vidcloud.metal.reservations import LockedReservations
-        from vidcloud.metal.serve import RemoteReservations
-
-        c = self.config
-        if c.server:
-            return RemoteReservations(c.server, c.token(), ca_file=c.ca_file)
-        return LockedReservations(self.cobbler, c.state_dir, _who())
-
-    def instances(self, user: str | None) -> "Instances":
-        from vidcloud.metal.config import check_user
-        from vidcloud.metal.instances import Instances, ssh_probe
-
-        c = self.config
-        return Instances(
-            self.cobbler,
-            self.reservations,
-            check_user(user or c.user),
-            ssh_probe(c.ssh_user, c.ssh_key),
-            install_timeout_s=c.install_timeout_s,
-            power_tries=c.power_tries,
-        )
-
-
-def _who() -> str:
-    import getpass
-    import socket
-
-    return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
 def _several(*flags: str, **more: Any) -> Callable[[F], F]:
@@ -417,6 +363,37 @@ def terminate_instances(
         _confirm(chosen, "is wiped", yes)
     wiper = with_.config.wipe_profile if wipe else ""
     _show_instances(with_.instances(user).terminate(names, ips, wipe_profile=wiper), as_json, plain)
+
+
+@command("recycle", cls=_Spread)
+@click.option("--older-than", required=True, metavar="AGE", help="Age of the last install: 30d, 12h, 45m.")
+@_several("-g", "--group", "groups", metavar="G…", help="Of these groups only.")
+@click.option("-p", "--profile", default="", help="What to install.  [default: the profile that each has]")
+@click.option("--at-once", type=click.IntRange(1, 64), default=2, show_default=True, help="How many at a time.")
+@_yes
+@click.pass_obj
+def recycle(with_: _Connection, older_than: str, groups: Sequence[str], profile: str, at_once: int, yes: bool) -> None:
+    """Install free machines anew whose install is old, and machines whose reservation has expired.
+
+    Each is reserved meanwhile and given back when it has run. One that fails stays reserved as failed.
+    """
+    from vidcloud.cli.options import seconds
+    from vidcloud.errors import CloudError
+    from vidcloud.metal.recycle import find_old
+    from vidcloud.metal.recycle import recycle as install_anew
+
+    cobbler = with_.cobbler
+    age_s = seconds("--older-than", older_than)
+    if profile:
+        cobbler.check_profile(profile)
+    old = find_old(cobbler.systems(), cobbler.installs(), age_s, groups, time.time())
+    for item in old:
+        click.echo(f"{item.system.name} {item.why}")
+    _confirm([item.system for item in old], "is installed anew, its disk overwritten", yes)
+    left = install_anew(with_, old, profile, at_once, lambda name, what: click.echo(f"{name} {what}"))
+    if left:
+        raise CloudError(f"not recycled: {', '.join(left)}", tuple(left))
+    click.echo(f"recycled {len(old)}")
 
 
 @command("history")

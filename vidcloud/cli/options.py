@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,6 +10,7 @@ import click
 from vidcloud.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def share_option(command: F) -> F:
@@ -65,3 +67,15 @@ def key_values(pairs: tuple[str, ...], option: str) -> dict[str, str]:
             raise UsageError(f"{option} {pair}: must be key=value")
         found[key] = value
     return found
+
+
+def seconds(option: str, age: str) -> float:
+    """An age like 30d, in seconds.
+
+    Raises:
+        UsageError: it is none.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", age)
+    if not match:
+        raise UsageError(f"{option} {age}: must be a number and s, m, h or d, like 30d")
+    return float(match[1]) * _UNITS[match[2]]

@@ -36,7 +36,7 @@ _OPTION = re.compile(r"[a-z][a-z0-9_]*=")
 @click.option("--source", type=click.Choice(["share", "ranges"]), default="share", show_default=True,
               help="Where processors read an input by URL: its copy on the share, or ranges of it.")  # fmt: skip
 @encoder_options
-@click.option("--cloud", default="local", show_default=True, help="Where instances come from: local, ssh, ec2.")
+@click.option("--cloud", default="local", show_default=True, help="Where instances come from: local, ssh, ec2, metal.")
 @share_option
 @click.option("--job-id", metavar="ID", help="Name the job.")
 @click.option("--window", default=0, metavar="CHUNKS", type=int,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 from vidcloud.errors import UsageError
 
 if TYPE_CHECKING:
+    from vidcloud.clouds.settings import HomeSettings
     from vidcloud.remote import Target
 
 Role = Literal["collector", "processor"]
@@ -39,6 +40,29 @@ class Instance:
     def alive(self) -> bool:
         """Whether it is there, or will be."""
         return self.state in ("pending", "running")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """An instance of anybody's job, for `vidcloud instances` and `reap`.
+
+    Attributes:
+        instance: as the cloud tells.
+        job: its job's id.
+        owner: who started it.
+        expires: seconds since 1970, UTC, after which it should be gone; 0: unknown.
+        home: URL of the job's home.
+        kind: instance type.
+        ordinals: which of the role's nodes were started together with it: ``4+2`` for the fourth and the fifth.
+    """
+
+    instance: Instance
+    job: str
+    owner: str
+    expires: float
+    home: str
+    kind: str
+    ordinals: str = ""
 
 
 class Cloud(Protocol):
@@ -122,8 +146,34 @@ class Reachable(Protocol):
         ...
 
 
+def orphans(
+    machines: Sequence[Machine], now: float, older_than_s: float | None, grace_s: float
+) -> list[tuple[Machine, str]]:
+    """Which machines nobody needs, and why.
+
+    Args:
+        machines: all there are.
+        now: seconds since 1970, UTC.
+        older_than_s: age from which any machine counts; None: no age.
+        grace_s: how long a job may be without a living collector: one that begins, or is being replaced.
+    """
+    led = {m.job for m in machines if m.instance.role == "collector" and m.instance.alive}
+    found = []
+    for m in machines:
+        age = now - m.instance.launched
+        if m.instance.state == "shutting-down" and age < grace_s:
+            continue
+        if m.expires and now > m.expires:
+            found.append((m, "its time is over"))
+        elif older_than_s is not None and age > older_than_s:
+            found.append((m, f"{age / 86400:.1f} days old"))
+        elif m.job not in led and age > grace_s:
+            found.append((m, "its job has no collector"))
+    return found
+
+
 NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
-LOCAL, REMOTE = ("local", "ssh"), ("ec2",)
+LOCAL, REMOTE = ("local", "ssh"), ("ec2", "metal")
 """Clouds whose share the launcher sees, and those whose jobs have a home."""
 
 
@@ -150,14 +200,18 @@ def check_options(name: str, options: Mapping[str, str]) -> dict[str, str]:
     if name in LOCAL:
         open_cloud(name, Path(), options)
         return dict(options)
-    from vidcloud.clouds.settings import read_settings  # noqa: PLC0415 - each cloud brings its own libraries
-
-    settings = read_settings(name, options)
+    settings = _settings(name, options)
     settings.adopt()
     if not settings.bucket:
         raise UsageError(f"--cloud {name} needs -o bucket=s3://BUCKET/FOLDER: input, records and output go through it")
-    eucarc = {"eucarc": str(Path(options["eucarc"]).expanduser().absolute())} if "eucarc" in options else {}
-    return {**settings.pairs(), **eucarc}
+    files = {k: str(Path(options[k]).expanduser().absolute()) for k in ("eucarc", "config") if options.get(k)}
+    return {**settings.pairs(), **files}
+
+
+def _settings(name: str, options: Mapping[str, str]) -> "HomeSettings":
+    from vidcloud.clouds.settings import read_metal, read_settings  # noqa: PLC0415 - for those who use it
+
+    return read_metal(options) if name == "metal" else read_settings(name, options)
 
 
 def open_cloud(name: str, root: Path, options: Mapping[str, str] = NO_OPTIONS) -> Cloud:
@@ -199,9 +253,15 @@ def open_remote(name: str, job_id: str, options: Mapping[str, str], home: str = 
     """
     if name not in REMOTE:
         raise UsageError(f"no cloud {name!r} far away: there are {', '.join(REMOTE)}")
-    from vidcloud.clouds.ec2 import EC2Cloud  # noqa: PLC0415
-    from vidcloud.clouds.settings import read_settings  # noqa: PLC0415
+    from vidcloud.clouds.settings import EC2Settings, MetalSettings  # noqa: PLC0415
 
-    settings = read_settings(name, options)
+    settings = _settings(name, options)
     settings.adopt()
+    if isinstance(settings, MetalSettings):
+        from vidcloud.clouds.metal import MetalCloud  # noqa: PLC0415
+
+        return MetalCloud(job_id, settings, home)
+    from vidcloud.clouds.ec2 import EC2Cloud  # noqa: PLC0415 - each cloud brings its own libraries
+
+    assert isinstance(settings, EC2Settings)  # noqa: S101 - for the type checker
     return EC2Cloud(job_id, settings, home)

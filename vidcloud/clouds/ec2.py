@@ -8,12 +8,11 @@ import contextlib
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from vidcloud import boot
-from vidcloud.clouds.base import Instance, Role
+from vidcloud.clouds.base import Instance, Machine, Role
 from vidcloud.clouds.prices import dollars_an_hour
 from vidcloud.clouds.settings import EC2Settings
 from vidcloud.errors import CloudError, UsageError
@@ -58,29 +57,6 @@ _KEYS = re.compile(r"-----BEGIN SSH HOST KEY FINGERPRINTS-----(.*?)-----END SSH 
 _POLL_S = 2.0
 _NFS, _TUNNEL = 2049, 20049
 """Ports of a collector; the second is `tunnel_port` of ``userdata/host.sh``."""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """An instance of anybody's job, for `vidcloud instances` and `reap`.
-
-    Attributes:
-        instance: as the cloud tells.
-        job: its job's id.
-        owner: who started it.
-        expires: seconds since 1970, UTC, after which it should be gone; 0: unknown.
-        home: URL of the job's home.
-        kind: instance type.
-        ordinals: which of the role's nodes were started together with it: ``4+2`` for the fourth and the fifth.
-    """
-
-    instance: Instance
-    job: str
-    owner: str
-    expires: float
-    home: str
-    kind: str
-    ordinals: str = ""
 
 
 class EC2Cloud:
@@ -538,32 +514,6 @@ def all_machines(settings: EC2Settings, client: Any = None) -> list[Machine]:
     states = {"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped", "shutting-down"]}
     found = map(cloud._machine, cloud._describe([{"Name": "tag-key", "Values": [f"{_TAG}job"]}, states]))  # noqa: SLF001
     return sorted(found, key=_age)
-
-
-def orphans(
-    machines: Sequence[Machine], now: float, older_than_s: float | None, grace_s: float
-) -> list[tuple[Machine, str]]:
-    """Which machines nobody needs, and why.
-
-    Args:
-        machines: of `all_machines`.
-        now: seconds since 1970, UTC.
-        older_than_s: age from which any machine counts; None: no age.
-        grace_s: how long a job may be without a living collector: one that begins, or is being replaced.
-    """
-    led = {m.job for m in machines if m.instance.role == "collector" and m.instance.alive}
-    found = []
-    for m in machines:
-        age = now - m.instance.launched
-        if m.instance.state == "shutting-down" and age < grace_s:
-            continue
-        if m.expires and now > m.expires:
-            found.append((m, "its time is over"))
-        elif older_than_s is not None and age > older_than_s:
-            found.append((m, f"{age / 86400:.1f} days old"))
-        elif m.job not in led and age > grace_s:
-            found.append((m, "its job has no collector"))
-    return found
 
 
 def connect(settings: EC2Settings) -> Any:

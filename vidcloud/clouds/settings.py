@@ -8,10 +8,10 @@ import re
 import shlex
 import socket
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vidcloud.errors import UsageError
 
@@ -31,69 +31,29 @@ _REFERENCE = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?")
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
-@dataclass(frozen=True)
-class EC2Settings:
-    """What ``--cloud ec2`` must be told; AWS and Eucalyptus differ by these alone.
+@dataclass(frozen=True, kw_only=True)
+class HomeSettings:
+    """What all clouds must be told whose jobs have a home in S3.
 
     Attributes:
-        endpoint_url: of EC2's API; "": AWS, by region.
         s3_endpoint_url: of S3's API; "": AWS.
         region: "": as boto3 finds it.
-        access_key: "": boto3's own chain of credentials (environment, ``~/.aws``, profile).
-        secret_key: belongs to ``access_key``.
         path_style: address buckets by path; by default where ``s3_endpoint_url`` is set.
         s3_signature: ``s3v4``, or ``s3`` for old Walrus.
-        imdsv2: ``required``, or ``optional`` on clouds that have only version 1 of the metadata service.
-        client_token: whether the cloud honours ClientToken; ``auto``: found out.
-        image: machine image, ``ami-…`` or ``emi-…``; must be given.
-        bare: the image knows nothing of vidcloud: user-data becomes a script that installs what is needed.
-        collector_type: instance type of the collector.
-        processor_types: of processors; several: what has room, in this order.
-        key: name of a key pair, for ``vidcloud ssh``.
-        key_file: its private half; "": ``~/.ssh/<key>.pem`` or ``~/.ssh/<key>``, or the agent's and the usual keys.
-        ssh_user: who `vidcloud ssh` logs in as.
-        ssh_address: ``public``, ``private``, or ``auto``: the public one, if a machine has one.
-        subnets: several: what has room, in this order; none: the cloud's default.
-        security_group: id or name; "": ``vidcloud``, made if absent.
-        ssh_from: CIDR from which SSH is let in to a group that is made; "": from nowhere.
-        instance_profile: name or ARN; the collector needs one to reach the home.
-        volume_gb: of each root disk; 0: as the image says. The collector's holds the share.
         encrypt: NFS between nodes goes through TLS, with a key of the job's own.
         encrypted: encrypt volumes and objects at rest; by default where ``encrypt`` is set.
-        spot: processors on spot capacity, on demand where there is none.
-        price_cap: US dollars an hour for the whole job, refused above; 0: none.
         max_lifetime_s: seconds after which a node ends itself.
         boot_timeout_s: seconds after its start in which a node must have been heard of, or is replaced.
         owner: for the tags.
         bucket: ``s3://bucket/prefix`` under which jobs have their homes; must be given.
     """
 
-    endpoint_url: str = ""
     s3_endpoint_url: str = ""
     region: str = ""
-    access_key: str = dataclasses.field(default="", repr=False)
-    secret_key: str = dataclasses.field(default="", repr=False)
     path_style: bool | None = None
     s3_signature: str = "s3v4"
-    imdsv2: str = "required"
-    client_token: str = "auto"  # noqa: S105 - no secret
-    image: str = ""
-    bare: bool = False
-    collector_type: str = "c6i.xlarge"
-    processor_types: tuple[str, ...] = ("c6i.large",)
-    key: str = ""
-    key_file: str = ""
-    ssh_user: str = "root"
-    ssh_address: str = "auto"
-    subnets: tuple[str, ...] = ()
-    security_group: str = ""
-    ssh_from: str = ""
-    instance_profile: str = ""
-    volume_gb: int = 0
     encrypt: bool = False
     encrypted: bool | None = None
-    spot: bool = False
-    price_cap: float = 0.0
     max_lifetime_s: int = 12 * 3600
     boot_timeout_s: int = 600
     owner: str = ""
@@ -110,18 +70,9 @@ class EC2Settings:
         }
         return {name: value for name, value in told.items() if value}
 
-    def private_key(self) -> Path | None:
-        """File of the key pair's private half; None: what ssh finds by itself."""
-        if self.key_file:
-            return Path(self.key_file).expanduser()
-        usual = [Path.home() / ".ssh" / name for name in (f"{self.key}.pem", self.key)] if self.key else []
-        return next((p for p in usual if p.is_file()), None)
-
     def adopt(self) -> None:
-        """Have this process's own clients of S3 reach what nodes will reach, with the same keys."""
+        """Have this process's own clients of S3 reach what nodes will reach."""
         os.environ.update(self.environment())
-        if self.access_key:
-            os.environ.update(AWS_ACCESS_KEY_ID=self.access_key, AWS_SECRET_ACCESS_KEY=self.secret_key)
 
     def pairs(self) -> dict[str, str]:
         """What differs from the defaults, as ``-o`` takes it; no secrets."""
@@ -134,13 +85,99 @@ class EC2Settings:
         return told
 
 
+_S = TypeVar("_S", bound=HomeSettings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EC2Settings(HomeSettings):
+    """What ``--cloud ec2`` must be told besides; AWS and Eucalyptus differ by these alone.
+
+    Attributes:
+        endpoint_url: of EC2's API; "": AWS, by region.
+        access_key: "": boto3's own chain of credentials (environment, ``~/.aws``, profile).
+        secret_key: belongs to ``access_key``.
+        imdsv2: ``required``, or ``optional`` on clouds that have only version 1 of the metadata service.
+        client_token: whether the cloud honours ClientToken; ``auto``: found out.
+        image: machine image, ``ami-…`` or ``emi-…``; must be given.
+        bare: the image knows nothing of vidcloud: user-data becomes a script that installs what is needed.
+        collector_type: instance type of the collector.
+        processor_types: of processors; several: what has room, in this order.
+        key: name of a key pair, for ``vidcloud ssh``.
+        key_file: its private half; "": ``~/.ssh/<key>.pem`` or ``~/.ssh/<key>``, or the agent's and the usual keys.
+        ssh_user: who `vidcloud ssh` logs in as.
+        ssh_address: ``public``, ``private``, or ``auto``: the public one, if a machine has one.
+        subnets: several: what has room, in this order; none: the cloud's default.
+        security_group: id or name; "": ``vidcloud``, made if absent.
+        ssh_from: CIDR from which SSH is let in to a group that is made; "": from nowhere.
+        instance_profile: name or ARN; the collector needs one to reach the home.
+        volume_gb: of each root disk; 0: as the image says. The collector's holds the share.
+        spot: processors on spot capacity, on demand where there is none.
+        price_cap: US dollars an hour for the whole job, refused above; 0: none.
+    """
+
+    endpoint_url: str = ""
+    access_key: str = dataclasses.field(default="", repr=False)
+    secret_key: str = dataclasses.field(default="", repr=False)
+    imdsv2: str = "required"
+    client_token: str = "auto"  # noqa: S105 - no secret
+    image: str = ""
+    bare: bool = False
+    collector_type: str = "c6i.xlarge"
+    processor_types: tuple[str, ...] = ("c6i.large",)
+    key: str = ""
+    key_file: str = ""
+    ssh_user: str = "root"
+    ssh_address: str = "auto"
+    subnets: tuple[str, ...] = ()
+    security_group: str = ""
+    ssh_from: str = ""
+    instance_profile: str = ""
+    volume_gb: int = 0
+    spot: bool = False
+    price_cap: float = 0.0
+
+    def private_key(self) -> Path | None:
+        """File of the key pair's private half; None: what ssh finds by itself."""
+        if self.key_file:
+            return Path(self.key_file).expanduser()
+        usual = [Path.home() / ".ssh" / name for name in (f"{self.key}.pem", self.key)] if self.key else []
+        return next((p for p in usual if p.is_file()), None)
+
+    def adopt(self) -> None:
+        """Have this process's own clients of S3 reach what nodes will reach, with the same keys."""
+        super().adopt()
+        if self.access_key:
+            os.environ.update(AWS_ACCESS_KEY_ID=self.access_key, AWS_SECRET_ACCESS_KEY=self.secret_key)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetalSettings(HomeSettings):
+    """What ``--cloud metal`` must be told besides; how Cobbler is reached stands in ``metal.toml``.
+
+    Attributes:
+        profile: Cobbler's profile that is installed; must be given.
+        collector_profile: the collector's; "": as ``profile``.
+        groups: of machines to take free ones of; none: any.
+        machines: names or addresses of the machines to take free ones of; none: any of ``groups``.
+        wipe: boot ``metal.toml``'s wipe_profile on each machine before it is given back.
+        config: path of ``metal.toml``; "": as `vidcloud metal` finds it.
+    """
+
+    profile: str = ""
+    collector_profile: str = ""
+    groups: tuple[str, ...] = ()
+    machines: tuple[str, ...] = ()
+    wipe: bool = False
+    config: str = ""
+
+
 def read_settings(
     cloud: str,
     pairs: Mapping[str, str],
     environ: Mapping[str, str] | None = None,
     files: tuple[Path, ...] | None = None,
 ) -> EC2Settings:
-    """All settings of a cloud.
+    """All settings of a cloud that is like EC2.
 
     Args:
         cloud: the table in ``vidcloud.toml``.
@@ -152,18 +189,36 @@ def read_settings(
         UsageError: an unknown setting, or one of a wrong kind.
     """
     environ = os.environ if environ is None else environ
-    if files is None:
-        files = (Path("vidcloud.toml"), Path.home() / ".config/vidcloud/vidcloud.toml")
-    told: dict[str, Any] = {}
-    for file in files:
-        if file.is_file():
-            told |= _table(file, cloud)
-            break
+    told = _of_file(cloud, files)
     given = {k: v for k, v in pairs.items() if k != "eucarc"}
     eucarc = pairs.get("eucarc") or told.pop("eucarc", "")
     told |= _meaning(environ if not eucarc else {**environ, **read_eucarc(Path(eucarc), environ)}, whole=bool(eucarc))
-    told |= given
-    fields = {f.name: f for f in dataclasses.fields(EC2Settings)}
+    settings = _made(EC2Settings, told | given, environ)
+    _check_word(settings, "imdsv2", ("required", "optional"))
+    _check_word(settings, "client_token", ("auto", "yes", "no"))
+    _check_word(settings, "ssh_address", ("auto", "public", "private"))
+    return settings
+
+
+def read_metal(
+    pairs: Mapping[str, str], environ: Mapping[str, str] | None = None, files: tuple[Path, ...] | None = None
+) -> MetalSettings:
+    """All settings of ``--cloud metal``: of the table ``[metal]``, then ``-o``. See `read_settings`.
+
+    Raises:
+        UsageError: an unknown setting, or one of a wrong kind.
+    """
+    return _made(MetalSettings, _of_file("metal", files) | dict(pairs), os.environ if environ is None else environ)
+
+
+def _of_file(cloud: str, files: tuple[Path, ...] | None) -> dict[str, Any]:
+    if files is None:
+        files = (Path("vidcloud.toml"), Path.home() / ".config/vidcloud/vidcloud.toml")
+    return next((_table(file, cloud) for file in files if file.is_file()), {})
+
+
+def _made(kind: type[_S], told: Mapping[str, Any], environ: Mapping[str, str]) -> _S:
+    fields = {f.name: f for f in dataclasses.fields(kind)}
     values = {name: _value(name, value, fields) for name, value in told.items()}
     values.setdefault("owner", f"{getpass.getuser()}@{socket.gethostname()}")
     values.setdefault("region", environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or "")
@@ -171,18 +226,16 @@ def read_settings(
         values["path_style"] = bool(values.get("s3_endpoint_url"))
     if values.get("encrypted") is None:
         values["encrypted"] = values.get("encrypt", False)
-    settings = EC2Settings(**values)
-    for name, allowed in (
-        ("imdsv2", ("required", "optional")),
-        ("client_token", ("auto", "yes", "no")),
-        ("s3_signature", ("s3v4", "s3")),
-        ("ssh_address", ("auto", "public", "private")),
-    ):
-        if getattr(settings, name) not in allowed:
-            raise UsageError(f"-o {name}={getattr(settings, name)}: must be one of {', '.join(allowed)}")
+    settings = kind(**values)
+    _check_word(settings, "s3_signature", ("s3v4", "s3"))
     if settings.bucket and not re.fullmatch(r"s3://[^/]+(/.*)?", settings.bucket):
         raise UsageError(f"-o bucket={settings.bucket}: must be s3://BUCKET or s3://BUCKET/FOLDER")
     return settings
+
+
+def _check_word(settings: HomeSettings, name: str, allowed: Sequence[str]) -> None:
+    if getattr(settings, name) not in allowed:
+        raise UsageError(f"-o {name}={getattr(settings, name)}: must be one of {', '.join(allowed)}")
 
 
 def read_eucarc(path: Path, environ: Mapping[str, str]) -> dict[str, str]:

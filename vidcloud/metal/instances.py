@@ -8,7 +8,7 @@ import contextlib
 import ipaddress
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,8 +110,13 @@ class Instances:
         self._cobbler, self._reservations, self._user, self._probe = cobbler, reservations, user, probe
         self._install_timeout_s, self._power_tries, self._poll_s = install_timeout_s, power_tries, poll_s
 
-    def run(self, request: Request, profile: str) -> list[Instance]:
+    def run(self, request: Request, profile: str, line: Callable[[System], str] | None = None) -> list[Instance]:
         """Reserve machines and start to install ``profile`` on them: all of them, or none.
+
+        Args:
+            request: what to reserve. If another launch (``meta["launch"]``) has reserved it, that one installs them.
+            profile: what to install.
+            line: gives what becomes ``vidcloud_line``, before a machine's power is switched.
 
         Raises:
             UsageError: no such profile, machine or group; too few are free; a machine has no address.
@@ -120,15 +125,15 @@ class Instances:
         """
         self._cobbler.check_profile(profile)
         systems = self._reservations.reserve(request)
+        if any(s.get("launch") != request.meta.get("launch", "") for s in systems):
+            return self.look(systems)
         switched: list[str] = []
         try:
-            for system in systems:
-                if not system.ip:
-                    raise UsageError(f"{system.name} has no address in Cobbler: nobody could tell when it runs")
-            systems = self._install(systems, "run", profile)
+            _check_addresses(systems)
+            systems = self._install(systems, "run", profile, line)
             switched = [s.name for s in systems]
             self._switch(switched, "reboot")
-        except (VidcloudError, OSError, KeyboardInterrupt) as e:
+        except BaseException as e:  # ^C and SIGTERM as well
             left = self._put_back([s.name for s in systems], switched, str(e) or "interrupted")
             if left:
                 raise CloudError(f"{e}; still reserved: {', '.join(left)}", tuple(left)) from e
@@ -137,7 +142,10 @@ class Instances:
 
     def describe(self, user: str | None = None) -> list[Instance]:
         """All reserved machines, or one user's. What is found out about one's own is noted in Cobbler."""
-        systems = [s for s in self._cobbler.systems() if s.get("user") and user in {None, s.get("user")}]
+        return self.look([s for s in self._cobbler.systems() if s.get("user") and user in {None, s.get("user")}])
+
+    def look(self, systems: Sequence[System]) -> list[Instance]:
+        """How reserved machines are, in their order. What is found out about one's own is noted in Cobbler."""
         young = [s for s in systems if s.get("state") == PENDING]
         installs = self._cobbler.installs() if young else {}
         asked_s = time.time()
@@ -155,6 +163,53 @@ class Instances:
             found.append(_instance(system, state, reason))
         return found
 
+    def off(self, systems: Sequence[System]) -> set[str]:
+        """Names of machines without power: SSH does not answer, and Cobbler's power status says so.
+
+        A machine whose power can't be asked for counts as on: a slow answer ends nobody's work.
+        """
+        boots = self._boots(systems)
+        silent = [s.name for s in systems if boots.get(s.name) is None]
+        if not silent:
+            return set()
+        with ThreadPoolExecutor(min(_PROBES, len(silent)), thread_name_prefix="power") as pool:
+            return {name for name, on in zip(silent, pool.map(self._has_power, silent), strict=True) if not on}
+
+    def give_back(self, system: System, wipe_profile: str = "") -> None:
+        """Free a machine that went off by itself, unless another process is at it or it is in use anew.
+
+        Raises:
+            CloudError: it could not be wiped; it stays reserved as failed.
+        """
+        state, reservation = system.get("state"), system.get("reservation")
+        change = Change(
+            system.name,
+            self._user,
+            "ended",
+            reservation,
+            {"state": TERMINATING, "reason": None},
+            expects={"state": state},
+        )
+        try:
+            self._reservations.change(change)
+        except UsageError:
+            return
+        self.terminate([system.name], wipe_profile=wipe_profile, of={system.name: reservation})
+
+    def mark(self, system: System, key: str, value: str) -> None:
+        """Write a key of a machine of one's own.
+
+        Raises:
+            UsageError: it is somebody else's, its reservation has ended, or nobody may write that key.
+        """
+        self._reservations.change(Change(system.name, self._user, key, system.get("reservation"), {key: value}))
+
+    def _has_power(self, name: str) -> bool:
+        try:
+            return self._cobbler.is_on(name)
+        except (VidcloudError, OSError):
+            return True
+
     def terminate(
         self,
         names: Sequence[str] = (),
@@ -162,6 +217,7 @@ class Instances:
         *,
         wipe_profile: str = "",
         only_failed: bool = False,
+        of: Mapping[str, str] | None = None,
     ) -> list[Instance]:
         """Switch one's machines off and give them back with the profile they had: those named, or all of one's own.
 
@@ -170,6 +226,7 @@ class Instances:
             ips: machines by address.
             wipe_profile: boot this first and wait until it calls back.
             only_failed: leave out those that have not failed.
+            of: reservation by machine: those that do not belong to it any more are left out.
 
         Raises:
             UsageError: no such machine or profile, or one is not the user's; then nothing is touched.
@@ -178,6 +235,8 @@ class Instances:
         systems = self._cobbler.systems()
         if names or ips:
             chosen = choose(systems, names, ips)
+            if of is not None:
+                chosen = [s for s in chosen if of.get(s.name) == s.get("reservation")]
             for system in chosen:
                 if system.get("user") != self._user:
                     holder = system.get("user")
@@ -250,7 +309,13 @@ class Instances:
                 raise UsageError(f"{system.name} is reserved by {system.get('user')}, not by {self._user}")
         return [self._reservations.change(change(system)) for system in chosen]
 
-    def _install(self, systems: Sequence[System], what: str, profile: str | None) -> list[System]:
+    def _install(
+        self,
+        systems: Sequence[System],
+        what: str,
+        profile: str | None,
+        line: Callable[[System], str] | None = None,
+    ) -> list[System]:
         """Note what tells this power cycle's boot from earlier ones, and let the machines boot from the network."""
         boots, installs = self._boots(systems), self._cobbler.installs()
         done = []
@@ -262,6 +327,7 @@ class Instances:
                 "boot_before": boot.id if boot else "",
                 "install_before": repr(installs.get(system.name, Install()).started),
                 "cycled": f"{time.time():.3f}",
+                **({"line": line(system)} if line else {}),
             }
             reservation = system.get("reservation")
             change = Change(system.name, self._user, what, reservation, meta, profile=profile, netboot=True)
@@ -333,6 +399,12 @@ class Instances:
     def _note(self, system: System, state: str, reason: str) -> None:
         meta = {"state": state, "reason": " ".join(reason.split())[:300] or None}
         self._reservations.change(Change(system.name, self._user, state, system.get("reservation"), meta))
+
+
+def _check_addresses(systems: Iterable[System]) -> None:
+    for system in systems:
+        if not system.ip:
+            raise UsageError(f"{system.name} has no address in Cobbler: nobody could tell when it runs")
 
 
 def _instance(system: System, state: str, reason: str) -> Instance:

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,8 +24,11 @@ from vidcloud.metal.config import check_user
 
 _LASTING = {"group"}  # keys that outlive a reservation
 # What `Reservations.change` may write; whose a machine is, only reserving and releasing can.
-_CHANGEABLE = {"group", "state", "reason", "boot_before", "install_before", "cycled"}
-_MAX_VALUE = 500
+_CHANGEABLE = {"group", "state", "reason", "boot_before", "install_before", "cycled", "line", "drain"}
+# What a request may bring along: whose machines they are for, until when. Cobbler's templates see it.
+_TAGS = {"job", "role", "owner", "expires", "home", "ordinals", "launch"}
+_TAG = re.compile(r"[A-Za-z0-9._@+:/=~-]*")
+_MAX_VALUE, _MAX_LINE = 500, 32_768
 _LOCK_S = 300.0
 
 
@@ -32,7 +36,8 @@ _LOCK_S = 300.0
 class Request:
     """What to reserve: these machines, or ``count`` free ones of any of ``groups`` (of all, if there are none).
 
-    ``id`` names the reservation: asked for twice (a reply was lost), the same machines are given.
+    ``id`` names the reservation: asked for twice (a reply was lost), the same machines are given. ``meta`` are keys
+    ``vidcloud_*`` without the prefix, that are written with the reservation.
     """
 
     user: str
@@ -41,6 +46,7 @@ class Request:
     count: int = 0
     groups: tuple[str, ...] = ()
     id: str = field(default_factory=lambda: f"r-{uuid.uuid4().hex[:12]}")
+    meta: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ class Change:
         meta: ``vidcloud_*`` keys without the prefix; ``None`` takes one away.
         profile: the new profile.
         netboot: whether it boots from the network.
+        expects: ``vidcloud_*`` keys without the prefix, and what they must be until now.
     """
 
     name: str
@@ -64,6 +71,7 @@ class Change:
     meta: Mapping[str, str | None] = field(default_factory=dict)
     profile: str | None = None
     netboot: bool | None = None
+    expects: Mapping[str, str] = field(default_factory=dict)
 
 
 class Reservations(Protocol):
@@ -73,7 +81,7 @@ class Reservations(Protocol):
         """Reserve machines: all that were asked for, or none.
 
         Raises:
-            UsageError: there is no such machine or group, it is taken, or too few are free.
+            UsageError: there is no such machine or group, it is taken, or too few are free; or tags that can't be.
             CloudError: Cobbler failed; ``left_running`` has machines that could not be given back.
         """
 
@@ -81,7 +89,8 @@ class Reservations(Protocol):
         """Change one machine.
 
         Raises:
-            UsageError: there is no such machine, it is somebody else's, or the reservation has ended.
+            UsageError: there is no such machine, it is somebody else's, the reservation has ended, or it is
+                not as expected.
             CloudError: Cobbler failed.
         """
 
@@ -117,6 +126,9 @@ class LockedReservations:
     def reserve(self, request: Request) -> list[System]:
         """See `Reservations.reserve`."""
         check_user(request.user)
+        for key, value in request.meta.items():
+            if key not in _TAGS or not isinstance(value, str) or len(value) > _MAX_VALUE or not _TAG.fullmatch(value):
+                raise UsageError(f"vidcloud_{key} can't be {value!r}: letters, digits and . _ @ + : / = ~ - only")
         with self._locked():
             systems = self._cobbler.systems()
             again = [s for s in systems if s.get("reservation") == request.id]
@@ -127,7 +139,13 @@ class LockedReservations:
             done: list[System] = []
             try:
                 for system in chosen:
-                    meta = {"user": request.user, "reservation": request.id, "since": _seconds(), "state": "reserved"}
+                    meta = {
+                        **request.meta,
+                        "user": request.user,
+                        "reservation": request.id,
+                        "since": _seconds(),
+                        "state": "reserved",
+                    }
                     meta |= {"profile_before": system.profile, "netboot_before": str(int(system.netboot))}
                     done.append(system)  # an update that fails may have been made
                     done[-1] = self._update(Change(system.name, request.user, "reserve", meta=meta))
@@ -144,13 +162,17 @@ class LockedReservations:
         for key, value in change.meta.items():
             if key not in _CHANGEABLE:
                 raise UsageError(f"vidcloud_{key} can't be changed like that")
-            if value is not None and (not isinstance(value, str) or len(value) > _MAX_VALUE or not value.isprintable()):
-                raise UsageError(f"vidcloud_{key} must be printable text of at most {_MAX_VALUE} characters")
+            most = _MAX_LINE if key == "line" else _MAX_VALUE
+            if value is not None and (not isinstance(value, str) or len(value) > most or not value.isprintable()):
+                raise UsageError(f"vidcloud_{key} must be printable text of at most {most} characters")
         with self._locked():
             system = self._cobbler.system(change.name)
             if change.reservation and system.get("reservation") != change.reservation:
                 raise UsageError(f"{change.name}: its reservation {change.reservation} has ended")
             _check_owner(system, change.user)
+            for key, value in change.expects.items():
+                if system.get(key) != value:
+                    raise UsageError(f"{change.name}: {key} is {system.get(key)!r} by now, not {value!r}")
             return self._update(change)
 
     def release(self, names: Sequence[str], user: str) -> list[System]:

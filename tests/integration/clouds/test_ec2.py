@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from vidcloud.clouds.ec2 import EC2Cloud, all_machines, connect, orphans
+from vidcloud.clouds.base import orphans
+from vidcloud.clouds.ec2 import EC2Cloud, all_machines, connect
 from vidcloud.errors import CloudError, UsageError
 
 LINE = "processor https://b/x.tar#sha256=00 [ --job j ]"

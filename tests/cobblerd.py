@@ -1,4 +1,4 @@
-"""A real cobblerd without root: ``python tests/integration/metal/cobblerd.py FOLDER`` runs one in the foreground.
+"""A real cobblerd without root: ``python tests/cobblerd.py FOLDER [MACHINES [TEMPLATE]]`` runs one in the foreground.
 
 Cobbler's paths are hard-wired, so its package is copied and re-based into a folder of its own. Its parts from PyPI live in
 a virtual environment in the user's cache, because they want an old setuptools. Power goes through the fence agent
@@ -6,6 +6,7 @@ a virtual environment in the user's cache, because they want an old setuptools. 
 """
 
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -163,14 +164,21 @@ class Cobblerd:
             self._process.wait()
             self._process = None
 
-    def furnish(self, machines: dict[str, tuple[str, str]]) -> None:
-        """One distro, profiles ``debian``, ``other`` and ``wipe``, and machines: name -> (IP, group)."""
+    def furnish(self, machines: dict[str, tuple[str, str]], template: str = "") -> None:
+        """One distro, profiles ``debian``, ``other`` and ``wipe``, and machines: name -> (IP, group).
+
+        With a template there is a profile ``job``, that has it for its autoinstall file.
+        """
         api = self.api
         token = api.login("cobbler", "cobbler")
         fields = {"kernel": str(self.root / "vmlinuz"), "initrd": str(self.root / "initrd.img"), "arch": "x86_64"}
         api.xapi_object_edit("distro", "debian", "add", {"name": "debian", "breed": "debian", "os_version": "bullseye", **fields}, token)  # fmt: skip
         for name in ("debian", "other", "wipe"):
             api.xapi_object_edit("profile", name, "add", {"name": name, "distro": "debian"}, token)
+        if template:
+            (self.root / "var/lib/cobbler/templates/job.seed").write_text(template)
+            fields = {"name": "job", "distro": "debian", "autoinstall": "job.seed"}
+            api.xapi_object_edit("profile", "job", "add", fields, token)
         for n, (name, (ip, group)) in enumerate(machines.items()):
             folder = self.root / "machines" / name
             folder.mkdir()
@@ -198,7 +206,8 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         daemon.start()
-        daemon.furnish({f"node{n:02d}": (f"10.111.5.{n}", "test01") for n in range(1, 21)})
+        machines = {f"node{n:02d}": (f"10.111.5.{n}", "test01") for n in range(1, 21)}
+        daemon.furnish(json.loads(sys.argv[2]) if len(sys.argv) > 2 else machines, "".join(sys.argv[3:]))
         print(daemon.url, flush=True)
         daemon._process.wait()
     finally:
