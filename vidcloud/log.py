@@ -8,6 +8,14 @@ from pathlib import Path
 from typing import Any
 
 
+class _Copy(logging.FileHandler):
+    """A file on the share. What can't be written there is on standard error, without a word more."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        if not isinstance(sys.exc_info()[1], OSError):  # the share is full, or the job's files were taken away
+            super().handleError(record)
+
+
 def setup(*, verbose: bool = False, copy: Path | None = None) -> None:
     """Send this process's log to standard error, one line an event, times in UTC.
 
@@ -17,7 +25,7 @@ def setup(*, verbose: bool = False, copy: Path | None = None) -> None:
     """
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if copy is not None:
-        handlers.append(logging.FileHandler(copy))
+        handlers.append(_Copy(copy))
     formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
     formatter.converter = __import__("time").gmtime
     for handler in handlers:

@@ -1,5 +1,6 @@
 """Whole jobs on EC2 as the test bed has it: API, boot hook, user-data, bundle, NFS, claims, S3, machines that end themselves."""
 
+import json
 import os
 import re
 import signal
@@ -107,16 +108,15 @@ def as_serial(bed, clip, tmp_path):
 
 
 @pytest.mark.parametrize("plane", ["frames", "segments"])
-def test_a_job_with_five_nodes(bed, clip, as_serial, plane):
+def test_a_job_with_five_nodes(bed, begin, as_serial, plane):
     """From the API's call to machines that have ended themselves; nothing stays at the home but records."""
-    told = bed.user(
-        "run", clip, "--filter", "invert", "--nodes", 5, "--chunk", 3, "--segment-chunks", 2, "--plane", plane, "--codec",
-        "ffv1", "-o", "out.mkv", "--job-id", "j", "--json", *bed.options,
-    )  # fmt: skip
-    assert told.code == 0, told.err
-    assert told.json["output"] == str(bed.folder / "out.mkv")
-    assert told.json["plane"] == plane
-    as_serial("invert")
+    job = begin("--plane", plane, "--segment-chunks", 1, nodes=5)
+    job.held(5)
+    job.open()
+    told = json.loads(job.done()[0])
+    assert told["output"] == str(bed.folder / "out.mkv")
+    assert told["plane"] == plane
+    as_serial()
     assert len(bed.hosts()) == 6
     bed.when(lambda: not bed.running())
     home = bed.stored(bed.bucket) / "j"
@@ -126,8 +126,8 @@ def test_a_job_with_five_nodes(bed, clip, as_serial, plane):
     assert [n["action"] for n in notes] == ["started", "stored", "ended", "delivered", "removed"]
     logs = bed.user("logs", "j").out
     assert logs.count(" started job=j ") == 5
-    root_only = [bed.console(h) for h in bed.hosts()]
-    assert not any("Traceback" in c or "bed-secret" in c for c in root_only)
+    for host in bed.hosts():
+        assert not re.findall(r"Traceback|bed-secret", console := bed.console(host)), console
 
 
 def test_an_output_in_s3_is_what_a_local_job_makes(bed, clip, tmp_path):

@@ -95,7 +95,7 @@ class Bed:
         """What tells a command of this cloud."""
         pairs = {
             "endpoint_url": API, "s3_endpoint_url": S3, "image": self.image, "bucket": self.bucket,
-            "instance_profile": "collector", "boot_timeout_s": "100",
+            "instance_profile": "collector", "boot_timeout_s": "300",
         }  # fmt: skip
         return tuple(word for k, v in pairs.items() for word in ("-o", f"{k}={v}"))
 
