@@ -31,6 +31,10 @@ class UsageError(VidcloudError):
     exit_code = EXIT_USAGE
 
 
+class EndedError(UsageError):
+    """What was to be changed belongs to nobody any more, or to somebody else by now."""
+
+
 class PluginError(UsageError):
     """A filter that can't be found, loaded or configured, or whose file differs from its pinned SHA-256."""
 

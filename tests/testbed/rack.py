@@ -96,8 +96,8 @@ class Rack:
     def _install(self, disk: Path, told: dict[str, str]) -> None:
         etc = disk / "etc/vidcloud"
         etc.mkdir(parents=True)
-        line = base64.b64decode(told["line"]).decode()
-        own = {"VIDCLOUD_INSTANCE": told["instance"]} | ({"VIDCLOUD_USER_DATA": line} if line else {})
+        line = base64.b64decode(told.get("line", "")).decode()
+        own = {"VIDCLOUD_INSTANCE": told.get("instance", "")} | ({"VIDCLOUD_USER_DATA": line} if line else {})
         (etc / "environment").write_text(
             self._environment + "".join(f"{key}={shlex.quote(value)}\n" for key, value in own.items())
         )

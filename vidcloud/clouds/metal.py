@@ -6,6 +6,7 @@ after the next nodes of a job's role, so that two launchers start them once.
 """
 
 import base64
+import contextlib
 import ipaddress
 import re
 import time
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from vidcloud.clouds.base import Instance, InstanceState, Machine, Role
 from vidcloud.clouds.settings import MetalSettings
-from vidcloud.errors import CloudError, UsageError
+from vidcloud.errors import CloudError, EndedError, UsageError
 from vidcloud.metal.cobbler import System, choose
 from vidcloud.metal.connect import Connection
 from vidcloud.metal.instances import FAILED, INSTALLING, PENDING, RUNNING, TERMINATING
@@ -159,7 +160,8 @@ class MetalCloud:
         chosen = [s for s in self._systems() if _id(s) in ids]
         if drain:
             for system in chosen:
-                self._instances.mark(system, "drain", f"{time.time():.0f}")
+                with contextlib.suppress(EndedError):  # it has gone meanwhile, which is what was wanted
+                    self._instances.mark(system, "drain", f"{time.time():.0f}")
         elif chosen:
             ended = {_id(s): self._machine(s, TERMINATING, ended=True).instance for s in chosen}
             of = {s.name: s.get("reservation") for s in chosen}

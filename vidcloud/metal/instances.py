@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from vidcloud.errors import CloudError, UsageError, VidcloudError
+from vidcloud.errors import CloudError, EndedError, UsageError, VidcloudError
 from vidcloud.metal.cobbler import Cobbler, Install, System, choose
 from vidcloud.metal.reservations import Change, Request, Reservations
 
@@ -228,6 +228,9 @@ class Instances:
             only_failed: leave out those that have not failed.
             of: reservation by machine: those that do not belong to it any more are left out.
 
+        Returns:
+            Those given back; not those that somebody else gave back meanwhile.
+
         Raises:
             UsageError: no such machine or profile, or one is not the user's; then nothing is touched.
             CloudError: some could not be switched off or wiped; they stay reserved as failed (``left_running``).
@@ -248,15 +251,15 @@ class Instances:
             chosen = [s for s in chosen if s.get("state") == FAILED]
         if wipe_profile:
             self._cobbler.check_profile(wipe_profile)
-        for system in chosen:
-            self._note(system, TERMINATING, "")
+        chosen = [s for s in chosen if self._still(s, TERMINATING, "")]
         errors = self._cobbler.power((s.name for s in chosen), "off", self._power_tries)
         if wipe_profile:
             errors |= self._wipe([s for s in chosen if s.name not in errors], wipe_profile)
         for system in chosen:
             if system.name in errors:
-                self._note(system, FAILED, errors[system.name])
-        self._reservations.release([s.name for s in chosen if s.name not in errors], self._user)
+                self._still(system, FAILED, errors[system.name])
+        held = {s.name: s.get("reservation") for s in chosen if s.name not in errors}
+        self._reservations.release(list(held), self._user, held)
         if errors:
             told = "; ".join(f"{name}: {error}" for name, error in errors.items())
             raise CloudError(f"still reserved: {told}", tuple(errors))
@@ -395,6 +398,14 @@ class Instances:
             except (VidcloudError, OSError):
                 left.append(name)
         return sorted(set(left))
+
+    def _still(self, system: System, state: str, reason: str) -> bool:
+        """Note a state; false if somebody else gave the machine back meanwhile."""
+        try:
+            self._note(system, state, reason)
+        except EndedError:
+            return False
+        return True
 
     def _note(self, system: System, state: str, reason: str) -> None:
         meta = {"state": state, "reason": " ".join(reason.split())[:300] or None}

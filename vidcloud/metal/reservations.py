@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from vidcloud.errors import CloudError, UsageError, VidcloudError
+from vidcloud.errors import CloudError, EndedError, UsageError, VidcloudError
 from vidcloud.metal.cobbler import PREFIX, Cobbler, System, choose
 from vidcloud.metal.config import check_user
 
@@ -89,13 +89,18 @@ class Reservations(Protocol):
         """Change one machine.
 
         Raises:
-            UsageError: there is no such machine, it is somebody else's, the reservation has ended, or it is
-                not as expected.
+            EndedError: the reservation has ended.
+            UsageError: there is no such machine, it is somebody else's, or it is not as expected.
             CloudError: Cobbler failed.
         """
 
-    def release(self, names: Sequence[str], user: str) -> list[System]:
+    def release(self, names: Sequence[str], user: str, of: Mapping[str, str] | None = None) -> list[System]:
         """Give machines back, each with the profile and netboot flag that it had before its reservation.
+
+        Args:
+            names: machines.
+            user: whose they are.
+            of: reservation by machine: those that do not belong to it any more are left alone.
 
         Raises:
             UsageError: there is no such machine, or one is not that user's; then none is given back.
@@ -168,19 +173,19 @@ class LockedReservations:
         with self._locked():
             system = self._cobbler.system(change.name)
             if change.reservation and system.get("reservation") != change.reservation:
-                raise UsageError(f"{change.name}: its reservation {change.reservation} has ended")
+                raise EndedError(f"{change.name}: its reservation {change.reservation} has ended")
             _check_owner(system, change.user)
             for key, value in change.expects.items():
                 if system.get(key) != value:
                     raise UsageError(f"{change.name}: {key} is {system.get(key)!r} by now, not {value!r}")
             return self._update(change)
 
-    def release(self, names: Sequence[str], user: str) -> list[System]:
+    def release(self, names: Sequence[str], user: str, of: Mapping[str, str] | None = None) -> list[System]:
         """See `Reservations.release`."""
         with self._locked():
             systems = self._cobbler.systems()
             latest = _latest(self.history())
-            chosen = choose(systems, names, ())
+            chosen = [s for s in choose(systems, names, ()) if of is None or of.get(s.name) == s.get("reservation")]
             for system in chosen:
                 holder = system.get("user") or latest.get(system.name, {}).get("after", {}).get("user", "")
                 if not holder:

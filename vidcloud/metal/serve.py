@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from vidcloud.errors import CloudError, UsageError, VidcloudError
+from vidcloud.errors import CloudError, EndedError, UsageError, VidcloudError
 from vidcloud.log import events
 from vidcloud.metal.cobbler import System
 from vidcloud.metal.config import secret
@@ -93,7 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _release(self, who: str, asked: dict[str, Any]) -> list[dict[str, Any]]:
         self._may(who, asked["user"])
-        return [as_json(s) for s in self._owned(who).release(asked["names"], asked["user"])]
+        return [as_json(s) for s in self._owned(who).release(asked["names"], asked["user"], asked.get("of"))]
 
     def _owned(self, who: str) -> LockedReservations:
         return self.server.reservations.as_seen_by(f"{who}@{self.client_address[0]}")
@@ -117,6 +117,8 @@ class _Handler(BaseHTTPRequestHandler):
                 asked = json.loads(self.rfile.read(int(length)) or b"{}")
                 with self.server.lock:
                     given = verbs[self.path](who, asked)
+            except EndedError as e:
+                self._send(410, {"error": str(e)})
             except UsageError as e:
                 self._send(400, {"error": str(e)})
             except (ValueError, TypeError, KeyError, AttributeError) as e:
@@ -199,9 +201,10 @@ class RemoteReservations:
         """See `Reservations.change`."""
         return _system(self._ask("POST", "/change", as_json(change)))
 
-    def release(self, names: Sequence[str], user: str) -> list[System]:
+    def release(self, names: Sequence[str], user: str, of: Mapping[str, str] | None = None) -> list[System]:
         """See `Reservations.release`."""
-        return [_system(s) for s in self._ask("POST", "/release", {"names": list(names), "user": user}, tries=1)]
+        asked = {"names": list(names), "user": user, "of": None if of is None else dict(of)}
+        return [_system(s) for s in self._ask("POST", "/release", asked, tries=1)]
 
     def history(self) -> list[dict[str, Any]]:
         """See `Reservations.history`."""
@@ -232,6 +235,8 @@ class RemoteReservations:
         if response.status == 200:
             return answer
         error = str(answer.get("error", f"HTTP {response.status}"))
+        if response.status == 410:
+            raise EndedError(error)
         if response.status == 400:
             raise UsageError(error)
         if response.status == 401:

@@ -59,6 +59,24 @@ def test_it_is_pending_until_the_installer_starts(cobbler, instances, hosts):
     assert states(ann) == {}
 
 
+@pytest.mark.parametrize("step", ["change", "release"])
+def test_two_who_terminate_at_once(reservations, instances, hosts, monkeypatch, step):
+    """Neither fails, and what is reserved anew after the first is not given back by the second."""
+    instances("ann").run(Request("ann", names=("node01",)), "debian")
+    hosts.settle("node01")
+    late, usual = instances("ann"), getattr(reservations, step)
+
+    def overtaken(*args):
+        monkeypatch.setattr(reservations, step, usual)
+        assert [i.name for i in instances("ann").terminate()] == ["node01"]
+        reservations.reserve(Request("ann", names=("node01",)))
+        return usual(*args)
+
+    monkeypatch.setattr(reservations, step, overtaken)
+    late.terminate()
+    assert states(late) == {"node01": "reserved"}
+
+
 def test_where_no_boot_was_known_before_its_age_tells(instances, hosts):
     """SSH did not answer when the machine was asked for (it was shut down, or the network was): no id to compare with."""
     ann = instances("ann")
