@@ -83,12 +83,13 @@ def test_root_gets_in_by_the_clouds_key_and_by_nothing_else(bed, tmp_path):
     assert told[0] in shown.stdout.split()
 
 
-def test_a_job_on_machines_of_the_image(bed, samples, tmp_path):
+@pytest.mark.parametrize("encrypt", ["no", "yes"])
+def test_a_job_on_machines_of_the_image(bed, samples, tmp_path, encrypt):
     """GRUB, kernel, systemd, hook, bundle, kernel NFS, S3: the output is the serial run's, and all machines go off."""
     clip = samples("long-gop.mkv")
     told = bed.user(
         "run", clip, "--filter", "invert", "--nodes", 1, "--plane", "frames", "--codec", "ffv1", "-o", "out.mkv",
-        "--job-id", "j", "--json", "--lease", 60, *bed.options, timeout=900,
+        "--job-id", "j", "--json", "--lease", 60, *bed.options, "-o", f"encrypt={encrypt}", "-o", "boot_timeout_s=600", timeout=900,
     )  # fmt: skip
     assert told.code == 0, told.err + "".join(f"\n--- {h}\n{bed.console(h)[-4000:]}" for h in bed.hosts())
     quiet = User(tmp_path / "quiet")
