@@ -22,13 +22,13 @@ import xxhash
 from vidcloud.errors import ShareError
 from vidcloud.pixels import Array, pixel_format
 
-_MAGIC = b"vidcloud chunk 1 "
+_MAGIC = b"vidcloud chunk 2 "
 _ALIGN = 4096
 _PACKABLE = 2**31 - _ALIGN
 """Bytes of a frame that blosc2 takes at once; larger ones are stored raw."""
 
 Stored = Literal["raw", "blosc2"]
-"""How pixels are stored: as they are, or each frame packed by blosc2 (differences of rows, bits shuffled, LZ4)."""
+"""How pixels are stored: as they are, or each frame packed by blosc2 (differences of rows, Zstandard)."""
 
 
 @dataclass(frozen=True)
@@ -158,32 +158,26 @@ def _pack(frames: Array | Sequence[Array], row: int) -> list[bytes]:
     delta: Array | None = None
     for frame in frames:
         if delta is None:
-            delta, shifted = np.empty_like(frame), np.empty_like(frame)
-        # Rows as differences from the row above save a quarter. As Gray code, small differences of either sign have few
-        # bits set; as they are, -1 has all.
+            delta = np.empty_like(frame)
         delta[:row] = frame[:row]
         np.subtract(frame[row:], frame[:-row], out=delta[row:])
-        np.right_shift(delta, 1, out=shifted)
-        np.bitwise_xor(delta, shifted, out=delta)
-        # One thread: nodes share a machine's cores. Level 1: 5 takes a third longer and saves little.
+        # Differences of neighbours are small, of either sign, and hardly ever repeat: entropy coding is what helps, and
+        # Zstandard's lowest level does that (docs/performance.md tells what else was tried). Of 16 bits the upper
+        # ones are nearly all alike, if they stand together. One thread: nodes share a machine's cores.
+        filters = [b.Filter.BITSHUFFLE if delta.itemsize > 1 else b.Filter.NOFILTER]
         packed.append(
-            b.compress2(
-                delta, codec=b.Codec.LZ4, clevel=1, filters=[b.Filter.BITSHUFFLE], typesize=delta.itemsize, nthreads=1
-            )
+            b.compress2(delta, codec=b.Codec.ZSTD, clevel=1, filters=filters, typesize=delta.itemsize, nthreads=1)
         )
     return packed
 
 
-def _unpack(packed: memoryview, told: str, row: int, frame: Array, scratch: Array) -> None:
+def _unpack(packed: memoryview, told: str, row: int, frame: Array) -> None:
     if xxhash.xxh3_64_hexdigest(packed) != told:
         raise ValueError("its sum differs")
     b = _blosc2()
     if b.get_cbuffer_sizes(packed)[0] != frame.nbytes:
         raise ValueError("another number of bytes than a frame has")
     b.decompress2(packed, dst=frame, nthreads=1)
-    for bits in (1, 2, 4) if frame.itemsize == 1 else (1, 2, 4, 8):  # from Gray code
-        np.right_shift(frame, bits, out=scratch)
-        np.bitwise_xor(frame, scratch, out=frame)
     for at in range(row, len(frame), row):  # the last row may be shorter: odd widths of chroma
         own = frame[at : at + row]
         own += frame[at - row : at - row + len(own)]
@@ -225,12 +219,12 @@ def read_chunk(path: Path) -> tuple[ChunkHeader, Array]:
     samples = header.frame_bytes // dtype.itemsize
     if header.stored == "blosc2":
         unpacked: Array = np.empty((len(header.pts), samples), dtype)
-        row, scratch = _row(header), np.empty(samples, dtype)
+        row = _row(header)
         for i, (frame, size, told) in enumerate(zip(unpacked, header.sizes, header.sums, strict=True)):
             packed = memoryview(mapped)[offset : offset + size]
             offset += size
             try:
-                _unpack(packed, told, row, frame, scratch)
+                _unpack(packed, told, row, frame)
             except (ValueError, RuntimeError) as e:
                 raise ShareError(f"{path} is damaged: frame {header.first + i} can't be unpacked: {e}") from e
         unpacked.flags.writeable = False

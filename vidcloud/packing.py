@@ -17,8 +17,8 @@ _FAST = 500e6
 _SMALL = 1 << 20
 """Bytes of a chunk below which a write's time tells of latency, not of bandwidth."""
 _TRY_EACH = 32
-_UNPACK = 1.7
-"""Seconds of unpacking for one of packing, with sums and fresh memory for the pixels: 1.5 to 2 by `bench/pack.py`."""
+_UNPACK = 0.9
+"""Seconds of unpacking for one of packing, with sums and fresh memory for the pixels: 0.7 to 1 by `bench/pack.py`."""
 _MARGIN = 0.95
 """What is another way's share of the time before it is taken: near the break-even point, stay."""
 
