@@ -9,7 +9,6 @@ import logging
 import os
 import queue
 import signal
-import tempfile
 import threading
 import time
 from collections import deque
@@ -29,6 +28,7 @@ from vidcloud.queue.directory import SystemClock
 from vidcloud.queue.doubling import slowest
 from vidcloud.queue.ledger import Ledger, Result
 from vidcloud.queue.records import this_process
+from vidcloud.scratch import scratch_folder
 
 _POLL_S = (0.005, 0.1)
 """The first and the longest pause of a collector to which nothing happens."""
@@ -82,7 +82,7 @@ class Collector:
         self._retired = 0
         self._have: set[int] = set()
         self._plane = self._spec.plane
-        self._own: tempfile.TemporaryDirectory[str] | None = None
+        self._own = contextlib.ExitStack()
         self._assembled = 0
         self._frames_of: dict[int, int] = {}
         self._frames = self._filtered = 0
@@ -136,8 +136,7 @@ class Collector:
             self._halt()
             if plane is not None and how != "done":
                 plane.abandon()
-            if self._own:
-                self._own.cleanup()
+            self._own.close()
             if staged is not None:
                 with contextlib.suppress(OSError):
                     staged.unlink(missing_ok=True)
@@ -156,8 +155,7 @@ class Collector:
     def _fetch(self) -> Path:
         folder = self._job.scratch
         if self._spec.source == "ranges":  # processors need no copy; this node does, for packets and sound
-            self._own = tempfile.TemporaryDirectory(prefix="vidcloud-")
-            folder = Path(self._own.name)
+            folder = self._own.enter_context(scratch_folder())
         path = storage.get(self._spec.input, folder / storage.name_of(self._spec.input))
         event("input", url=self._spec.input)
         return path

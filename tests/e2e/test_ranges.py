@@ -60,6 +60,9 @@ def test_a_url_that_changes_fails_the_job_with_a_line(user, web):
 
 
 def test_a_resumed_job_reads_the_version_it_began_with(user, web, gates):
+    """And the collector's own copy goes, also that of the killed one."""
+    user.env["TMPDIR"] = str(user.folder / "tmp")
+    (user.folder / "tmp").mkdir()
     run = ("run", f"{web.url}/cat.mp4", "--filter", f"{gates.filter}:hold=8", "-o", "url.mkv", "--source", "ranges")
     child = user.start(*run, *SEGMENTS, "--job-id", "j")
     gates.held(1)
@@ -70,6 +73,8 @@ def test_a_resumed_job_reads_the_version_it_began_with(user, web, gates):
         with contextlib.suppress(ProcessLookupError):
             os.kill(node["pid"], signal.SIGKILL)
     gates.open()
+    copies = list((user.folder / "tmp").rglob("cat.mp4"))
+    assert len(copies) == 1
     web.tag = '"another"'
     made = user("resume", "j")
     assert made.code == 1
@@ -77,6 +82,7 @@ def test_a_resumed_job_reads_the_version_it_began_with(user, web, gates):
     web.tag = '"one"'
     made = user("resume", "j")
     assert made.code == 0, made.err
+    assert not list((user.folder / "tmp").rglob("cat.mp4"))
     assert user("verify", "url.mkv").code == 0
 
 
