@@ -3,11 +3,14 @@
 ``python bench/claims.py collector DIR --units N`` keeps the ledger, and prints a JSON line at the end;
 ``python bench/claims.py worker DIR --node NAME`` claims and publishes, now and then late. On several hosts of a network file
 system they are the proof of the protocol there (tests/integration/testbed/test_bed.py has few units).
+``python bench/claims.py bed --units N``, as root, does it on the test bed: an NFS server, two clients, two workers on each.
 """
 
 import argparse
 import json
 import random
+import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -89,17 +92,56 @@ def worker(folder, node, lease, pauses, seed):
     print(json.dumps({"node": node, "published": published, "paused": paused}), flush=True)
 
 
+def on_bed(units, lease, pauses):
+    """Two clients of an NFS server, each with two workers; what the collector and the workers told."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    from testbed import bed as testbed
+
+    folder = "/srv/vidcloud/queue"
+    run = (
+        f"setpriv --reuid=vidcloud --regid=vidcloud --init-groups "
+        f"env PYTHONPATH={Path(__file__).parents[1]} {sys.executable} {Path(__file__).resolve()}"
+    )
+    with tempfile.TemporaryDirectory() as made:
+        (Path(made) / "hook").write_text("echo booted $HOST_NAME\n")
+        with testbed.made(Path(made), Path(made) / "hook") as bed:
+
+            def must(host, command):
+                bed.when(lambda: bed.sh(host, command).code == 0)
+
+            server, *clients = bed.launch(3)
+            at = bed.hosts()
+            must(server, "mkdir -p /srv/vidcloud; chown vidcloud: /srv/vidcloud; systemctl start nfs-server")
+            for client in clients:
+                must(server, f"exportfs -o rw,sync,root_squash {at[client]['address']}:/srv/vidcloud")
+                where = f"{at[server]['address']}:/srv/vidcloud /srv/vidcloud"
+                must(client, f"mkdir -p /srv/vidcloud; mount -t nfs -o hard {where}")
+            must(server, f"setpriv --reuid=vidcloud --regid=vidcloud --init-groups mkdir {folder}")
+            bed.sh(server, f"({run} collector {folder} --units {units} --lease {lease}) >/run/told 2>&1 &")
+            must(server, f"ls {folder}/frontier")
+            for n, client in enumerate(clients * 2):
+                work = f"{run} worker {folder} --node {client}-{n} --pauses {pauses} --lease {lease} --seed {n}"
+                bed.sh(client, f"({work}) >/run/told-{n} 2>&1 &")
+            bed.when(lambda: bed.sh(server, "cat /run/told").out, timeout=units * 0.1 + 600)
+            print(bed.sh(server, "cat /run/told").out, end="")
+            for n, client in enumerate(clients * 2):
+                bed.when(lambda c=client, n=n: bed.sh(c, f"cat /run/told-{n}").out)
+                print(bed.sh(client, f"cat /run/told-{n}").out, end="")
+
+
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("role", choices=["collector", "worker"])
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("role", choices=["collector", "worker", "bed"])
+    parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--units", type=int, default=100_000)
     parser.add_argument("--lease", type=float, default=2.0)
     parser.add_argument("--node", default="worker-1")
     parser.add_argument("--pauses", type=float, default=0.002, help="share of claims with a pause past the lease")
     parser.add_argument("--seed", type=int, default=1)
     told = parser.parse_args()
-    if told.role == "collector":
+    if told.role == "bed":
+        on_bed(told.units, told.lease, told.pauses)
+    elif told.role == "collector":
         collector(told.folder, told.units, told.lease)
     else:
         worker(told.folder, told.node, told.lease, told.pauses, told.seed)
