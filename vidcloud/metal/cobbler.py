@@ -265,7 +265,8 @@ class Cobbler:
         except (xmlrpc.client.Error, ExpatError) as e:
             raise CloudError(f"{self._url} is no API of a Cobbler: its answer to {method} is not XML-RPC") from e
         except (OSError, http.client.HTTPException) as e:
-            raise CloudError(f"Cobbler at {self._url} does not answer {method}: {str(e) or type(e).__name__}") from e
+            told = f"Cobbler at {self._url} does not answer {method}: {str(e) or type(e).__name__}"
+            raise CloudError(f"{told}; does it run, and is `url` in metal.toml right?") from e
 
 
 class _Transport(xmlrpc.client.Transport):
