@@ -35,6 +35,10 @@ class EndedError(UsageError):
     """What was to be changed belongs to nobody any more, or to somebody else by now."""
 
 
+class CapacityError(UsageError):
+    """More was wanted than there is."""
+
+
 class PluginError(UsageError):
     """A filter that can't be found, loaded or configured, or whose file differs from its pinned SHA-256."""
 

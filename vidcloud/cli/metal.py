@@ -1,5 +1,6 @@
 """``vidcloud metal``: machines from a Cobbler, with commands as Metaleuca had them; and ``metaleuca-…`` for them."""
 
+import contextlib
 import json
 import sys
 import time
@@ -433,38 +434,105 @@ def check(ctx: click.Context, as_json: bool, plain: bool) -> None:
 @command("serve")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option("--port", default=8764, show_default=True, help="Port to listen at.")
-@click.option("--tokens", required=True, type=click.Path(path_type=Path), help="File of lines USER TOKEN; chmod 600.")
+@click.option("--tokens", type=click.Path(path_type=Path), help="File of lines USER TOKEN; chmod 600.")
+@click.option(
+    "--ec2", metavar="HOST:PORT", help="Also answer EC2's Query API there, for boto3, the AWS CLI and others."
+)
+@click.option(
+    "--access-keys", type=click.Path(path_type=Path), help="For --ec2: file of lines ACCESS_KEY SECRET USER; chmod 600."
+)
 @click.option("--cert", type=click.Path(dir_okay=False, path_type=Path), help="Certificate (PEM), for https.")
 @click.option("--key", type=click.Path(dir_okay=False, path_type=Path), help="Its private key.")
 @click.pass_obj
-def serve(with_: _Connection, host: str, port: int, tokens: Path, cert: Path | None, key: Path | None) -> None:
-    """Own the reservations, for commands on many hosts. Runs on the Cobbler host until it is ended."""
+def serve(
+    with_: _Connection,
+    host: str,
+    port: int,
+    tokens: Path | None,
+    ec2: str | None,
+    access_keys: Path | None,
+    cert: Path | None,
+    key: Path | None,
+) -> None:
+    """Own the reservations, for commands on many hosts. Runs on the Cobbler host until it is ended.
+
+    With --ec2, other tools see the machines as instances; without --tokens, only they are served.
+    """
     import signal
-    import ssl
     import threading
 
     from vidcloud import log
+
+    if tokens is None and ec2 is None:
+        raise UsageError("what is to be served? Give --tokens FILE, or --ec2 HOST:PORT with --access-keys FILE")
+    if (ec2 is None) != (access_keys is None):
+        raise UsageError("--ec2 and --access-keys belong together")
+    log.setup()
+    with contextlib.ExitStack() as stack:
+        servers = []
+        if tokens is not None:
+            servers.append(
+                stack.enter_context(_reservations_server(with_, (host, port), tokens, _tls(host, cert, key)))
+            )
+        if ec2 is not None and access_keys is not None:
+            address = _address(ec2)
+            servers.append(stack.enter_context(_door(with_, address, access_keys, _tls(address[0], cert, key))))
+        for server in servers:
+            click.echo(f"serving {server.what} at {server.url}")
+        ended = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: ended.set())
+        for server in servers:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            stack.callback(server.shutdown)
+        ended.wait()
+
+
+def _tls(host: str, cert: Path | None, key: Path | None) -> Any:
+    import ssl
+
+    if cert is None:
+        if host in {"127.0.0.1", "::1", "localhost"}:
+            return None
+        raise UsageError(
+            "tokens don't go over plain http, nor does user-data: give --cert and --key, or listen at 127.0.0.1 behind "
+            "a proxy"
+        )
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        tls.load_cert_chain(cert, key)
+    except (OSError, ssl.SSLError) as e:
+        raise UsageError(f"{cert}: {e}") from None
+    return tls
+
+
+def _address(told: str) -> tuple[str, int]:
+    host, _, port = told.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise UsageError(f"--ec2 can't be {told!r}: HOST:PORT")
+    return host.strip("[]"), int(port)
+
+
+def _owned(with_: _Connection) -> Any:
     from vidcloud.metal.reservations import LockedReservations
+
+    with_.cobbler.systems()  # better a line now than at the first question
+    return LockedReservations(with_.cobbler, with_.config.state_dir, _who())
+
+
+def _reservations_server(with_: _Connection, address: tuple[str, int], tokens: Path, tls: Any) -> Any:
     from vidcloud.metal.serve import Server, read_tokens
 
-    if host not in {"127.0.0.1", "::1", "localhost"} and cert is None:
-        raise UsageError(
-            "tokens don't go over plain http: give --cert and --key, or listen at 127.0.0.1 behind a proxy"
-        )
-    tls = None
-    if cert is not None:
-        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        try:
-            tls.load_cert_chain(cert, key)
-        except (OSError, ssl.SSLError) as e:
-            raise UsageError(f"{cert}: {e}") from None
-    log.setup()
-    with_.cobbler.systems()  # better a line now than at the first question
-    owned = LockedReservations(with_.cobbler, with_.config.state_dir, _who())
-    with Server((host, port), owned, read_tokens(tokens), tls) as server:
-        click.echo(f"serving at {'https' if tls else 'http'}://{host}:{server.server_port}")
-        signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
-        server.serve_forever()
+    return Server(address, _owned(with_), read_tokens(tokens), tls)
+
+
+def _door(with_: _Connection, address: tuple[str, int], access_keys: Path, tls: Any) -> Any:
+    from vidcloud.metal.ec2.door import Door
+    from vidcloud.metal.ec2.signature import read_access_keys
+    from vidcloud.metal.ec2.zone import Zone
+
+    keys = read_access_keys(access_keys)
+    owned = _owned(with_)
+    return Door(address, Zone(with_.cobbler, owned, lambda user: with_.instances(user, owned)), keys, tls)
 
 
 def metaleuca() -> None:

@@ -55,8 +55,12 @@ class Connection:
             return RemoteReservations(c.server, c.token(), ca_file=c.ca_file)
         return LockedReservations(self.cobbler, c.state_dir, who())
 
-    def instances(self, user: str | None) -> "Instances":
+    def instances(self, user: str | None, reservations: "Reservations | None" = None) -> "Instances":
         """Machines as instances in the name of ``user``, by default the configuration's.
+
+        Args:
+            user: who acts.
+            reservations: through which; by default `reservations`.
 
         Raises:
             UsageError: nobody can have that name.
@@ -67,7 +71,7 @@ class Connection:
         c = self.config
         return Instances(
             self.cobbler,
-            self.reservations,
+            reservations or self.reservations,
             check_user(user or c.user),
             ssh_probe(c.ssh_user, c.ssh_key),
             install_timeout_s=c.install_timeout_s,

@@ -18,17 +18,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from vidcloud.errors import CloudError, EndedError, UsageError, VidcloudError
+from vidcloud.errors import CapacityError, CloudError, EndedError, UsageError, VidcloudError
 from vidcloud.metal.cobbler import PREFIX, Cobbler, System, choose
 from vidcloud.metal.config import check_user
 
 _LASTING = {"group"}  # keys that outlive a reservation
 # What `Reservations.change` may write; whose a machine is, only reserving and releasing can.
-_CHANGEABLE = {"group", "state", "reason", "boot_before", "install_before", "cycled", "line", "drain"}
+_CHANGEABLE = {"group", "state", "reason", "boot_before", "install_before", "cycled", "line", "drain", "tags"}
 # What a request may bring along: whose machines they are for, until when. Cobbler's templates see it.
-_TAGS = {"job", "role", "owner", "expires", "home", "ordinals", "launch"}
+_TAGS = {"job", "role", "owner", "expires", "home", "ordinals", "launch", "tags"}
 _TAG = re.compile(r"[A-Za-z0-9._@+:/=~-]*")
 _MAX_VALUE, _MAX_LINE = 500, 32_768
+_LONG = {"line", "tags"}  # in base64
 _LOCK_S = 300.0
 
 
@@ -36,6 +37,7 @@ _LOCK_S = 300.0
 class Request:
     """What to reserve: these machines, or ``count`` free ones of any of ``groups`` (of all, if there are none).
 
+    With ``at_least``, fewer than ``count`` will do if no more are free.
     ``id`` names the reservation: asked for twice (a reply was lost), the same machines are given. ``meta`` are keys
     ``vidcloud_*`` without the prefix, that are written with the reservation.
     """
@@ -47,6 +49,7 @@ class Request:
     groups: tuple[str, ...] = ()
     id: str = field(default_factory=lambda: f"r-{uuid.uuid4().hex[:12]}")
     meta: Mapping[str, str] = field(default_factory=dict)
+    at_least: int = 0
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ class Reservations(Protocol):
         """Reserve machines: all that were asked for, or none.
 
         Raises:
-            UsageError: there is no such machine or group, it is taken, or too few are free; or tags that can't be.
+            CapacityError: too few are free.
+            UsageError: there is no such machine or group, or it is taken; or tags that can't be.
             CloudError: Cobbler failed; ``left_running`` has machines that could not be given back.
         """
 
@@ -132,15 +136,15 @@ class LockedReservations:
         """See `Reservations.reserve`."""
         check_user(request.user)
         for key, value in request.meta.items():
-            if key not in _TAGS or not isinstance(value, str) or len(value) > _MAX_VALUE or not _TAG.fullmatch(value):
+            most = _MAX_LINE if key in _LONG else _MAX_VALUE
+            if key not in _TAGS or not isinstance(value, str) or len(value) > most or not _TAG.fullmatch(value):
                 raise UsageError(f"vidcloud_{key} can't be {value!r}: letters, digits and . _ @ + : / = ~ - only")
         with self._locked():
             systems = self._cobbler.systems()
             again = [s for s in systems if s.get("reservation") == request.id]
             if again:
                 return again
-            stolen = {edit.name for edit in foreign_edits(systems, self.history()) if edit.what == "user"}
-            chosen = _choose_free(systems, request, stolen)
+            chosen = self._free(systems, request)
             done: list[System] = []
             try:
                 for system in chosen:
@@ -162,12 +166,24 @@ class LockedReservations:
                 raise CloudError(f"nothing was reserved: {str(e) or type(e).__name__}{more}", left) from e
             return done
 
+    def free(self, request: Request) -> list[System]:
+        """What a request would get now. Changes nothing.
+
+        Raises:
+            UsageError: as `reserve`.
+        """
+        return self._free(self._cobbler.systems(), request)
+
+    def _free(self, systems: Sequence[System], request: Request) -> list[System]:
+        stolen = {edit.name for edit in foreign_edits(systems, self.history()) if edit.what == "user"}
+        return _choose_free(systems, request, stolen)
+
     def change(self, change: Change) -> System:
         """See `Reservations.change`."""
         for key, value in change.meta.items():
             if key not in _CHANGEABLE:
                 raise UsageError(f"vidcloud_{key} can't be changed like that")
-            most = _MAX_LINE if key == "line" else _MAX_VALUE
+            most = _MAX_LINE if key in _LONG else _MAX_VALUE
             if value is not None and (not isinstance(value, str) or len(value) > most or not value.isprintable()):
                 raise UsageError(f"vidcloud_{key} must be printable text of at most {most} characters")
         with self._locked():
@@ -317,9 +333,9 @@ def _choose_free(systems: Sequence[System], request: Request, stolen: set[str]) 
         if group not in known:
             raise UsageError(f"no group {group!r}; there are {', '.join(sorted(known)) or 'none'}")
     able = [s for s in systems if free(s) and (not request.groups or s.get("group") in request.groups)]
-    if len(able) < request.count:
+    if len(able) < (least := request.at_least or request.count):
         where = f" in {', '.join(request.groups)}" if request.groups else ""
-        raise UsageError(f"{request.count} machines wanted, {len(able)} free{where}")
+        raise CapacityError(f"{least} machines wanted, {len(able)} free{where}")
     return able[: request.count]
 
 

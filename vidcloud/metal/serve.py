@@ -29,32 +29,36 @@ _TRIES = 4
 event = events("metal")
 
 
-class Server(ThreadingHTTPServer):
-    """Answers until ``shutdown``.
+class PatientServer(ThreadingHTTPServer):
+    """Answers until ``shutdown``; a client that is slow, silent or gone holds nobody up.
 
     Args:
         address: host and port; port 0 takes a free one.
-        reservations: what it owns.
-        tokens: user by token.
+        handler: of requests.
         tls: with it, https.
         timeout_s: how long a client may take to say what it wants.
     """
 
     daemon_threads = True
     request_queue_size = 128
+    what = ""
+    """What is served, for people."""
 
     def __init__(
         self,
         address: tuple[str, int],
-        reservations: LockedReservations,
-        tokens: Mapping[str, str],
-        tls: ssl.SSLContext | None = None,
-        timeout_s: float = 30.0,
+        handler: type[BaseHTTPRequestHandler],
+        tls: ssl.SSLContext | None,
+        timeout_s: float,
     ) -> None:
-        handler = type("Handler", (_Handler,), {"timeout": timeout_s})
-        super().__init__(address, handler)
-        self.reservations, self.tokens, self.tls = reservations, tokens, tls
-        self.lock = threading.Lock()  # in one process, threads wait in turn; between processes the file lock holds
+        super().__init__(address, type("Handler", (handler,), {"timeout": timeout_s}))
+        self.tls = tls
+
+    @property
+    def url(self) -> str:
+        """Where it is reached."""
+        host = str(self.server_address[0])
+        return f"{'https' if self.tls else 'http'}://{f'[{host}]' if ':' in host else host}:{self.server_port}"
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Speak TLS in the request's own thread, where a silent client holds nobody up."""
@@ -68,6 +72,32 @@ class Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the library's signature
         """One line, no traceback: a client that goes away is no fault."""
         event("client_left", client=client_address[0])
+
+
+class Server(PatientServer):
+    """Owns reservations.
+
+    Args:
+        address: host and port; port 0 takes a free one.
+        reservations: what it owns.
+        tokens: user by token.
+        tls: with it, https.
+        timeout_s: how long a client may take to say what it wants.
+    """
+
+    what = "reservations"
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        reservations: LockedReservations,
+        tokens: Mapping[str, str],
+        tls: ssl.SSLContext | None = None,
+        timeout_s: float = 30.0,
+    ) -> None:
+        super().__init__(address, _Handler, tls, timeout_s)
+        self.reservations, self.tokens = reservations, tokens
+        self.lock = threading.Lock()  # in one process, threads wait in turn; between processes the file lock holds
 
 
 class _Handler(BaseHTTPRequestHandler):

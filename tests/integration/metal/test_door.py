@@ -1,0 +1,356 @@
+"""Unmodified boto3 at the EC2-style door to a real cobblerd."""
+
+import base64
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+import boto3
+import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.config import Config
+from botocore.credentials import Credentials
+from botocore.exceptions import ClientError
+from botocore.httpsession import URLLib3Session
+
+from vidcloud.metal.ec2.door import Door
+from vidcloud.metal.ec2.query import Refusal
+from vidcloud.metal.ec2.signature import AccessKey, check_signature, read_access_keys
+from vidcloud.metal.ec2.zone import Zone, image_id
+
+KEYS = {"ANN": AccessKey("ann's very secret", "ann"), "BOB": AccessKey("bob's very secret", "bob")}
+
+
+@pytest.fixture
+def door(cobbler, reservations, instances):
+    with Door(("127.0.0.1", 0), Zone(cobbler, reservations, instances), KEYS, timeout_s=5) as door:
+        thread = threading.Thread(target=door.serve_forever, args=(0.02,))
+        thread.start()
+        yield door
+        door.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def client(door):
+    def make(key="ANN", secret=None):
+        return boto3.client(
+            "ec2",
+            endpoint_url=door.url,
+            region_name="metal",
+            aws_access_key_id=key,
+            aws_secret_access_key=secret or KEYS[key].secret,
+            config=Config(retries={"total_max_attempts": 1}),
+        )
+
+    return make
+
+
+@pytest.fixture
+def ec2(client):
+    return client()
+
+
+def refused(code, call, **asked):
+    with pytest.raises(ClientError) as e:
+        call(**asked)
+    assert e.value.response["Error"]["Code"] == code, e.value
+    return e.value.response["Error"]["Message"]
+
+
+def run(ec2, **more):
+    return ec2.run_instances(**{"ImageId": "debian", "MinCount": 1, "MaxCount": 1, **more})["Instances"]
+
+
+def ids(found):
+    return [i["InstanceId"] for i in found]
+
+
+def described(ec2, **more):
+    return [i for r in ec2.describe_instances(**more)["Reservations"] for i in r["Instances"]]
+
+
+def filters(**more):
+    return [{"Name": k.replace("__", ":").replace("_", "-"), "Values": [v]} for k, v in more.items()]
+
+
+def test_a_machine_s_life(ec2, cobbler, hosts):
+    data = "#!/bin/sh\necho it's $HOME\n"
+    [made] = run(
+        ec2,
+        UserData=data,
+        Placement={"AvailabilityZone": "test02"},
+        TagSpecifications=[{"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": "ü & <b>"}]}],
+    )
+    machine = made["PrivateDnsName"]
+    assert machine in {"node1", "node16"}
+    assert made["State"] == {"Code": 0, "Name": "pending"}
+    assert made["PrivateIpAddress"] == cobbler.system(machine).ip
+    assert made["Placement"]["AvailabilityZone"] == "test02"
+    assert made["ImageId"] == image_id("debian")
+    assert made["Tags"] == [{"Key": "Name", "Value": "ü & <b>"}]
+    assert abs((datetime.now(UTC) - made["LaunchTime"]).total_seconds()) < 600
+    assert base64.b64decode(cobbler.system(machine).get("line")).decode() == data
+    told = ec2.describe_instance_attribute(InstanceId=made["InstanceId"], Attribute="userData")
+    assert base64.b64decode(told["UserData"]["Value"]).decode() == data
+    hosts.settle(machine)
+    ec2.get_waiter("instance_running").wait(
+        InstanceIds=[made["InstanceId"]], WaiterConfig={"Delay": 0.05, "MaxAttempts": 100}
+    )
+    ec2.reboot_instances(InstanceIds=[made["InstanceId"]])
+    [ended] = ec2.terminate_instances(InstanceIds=[made["InstanceId"]])["TerminatingInstances"]
+    assert ended["PreviousState"]["Name"] == "running"
+    ec2.get_waiter("instance_terminated").wait(
+        InstanceIds=[made["InstanceId"]], WaiterConfig={"Delay": 0.05, "MaxAttempts": 1}
+    )
+    left = cobbler.system(machine)
+    assert (left.get("user"), left.get("line"), left.get("tags"), left.profile) == ("", "", "", "other")
+    assert not cobbler.is_on(machine)
+    refused("IncorrectInstanceState", ec2.reboot_instances, InstanceIds=[made["InstanceId"]])
+    [again] = run(ec2, Placement={"AvailabilityZone": "test02"})
+    assert again["InstanceId"] != made["InstanceId"], "another reservation, another id"
+
+
+def test_images_and_zones(ec2):
+    images = {i["Name"]: i["ImageId"] for i in ec2.describe_images(Owners=["self"])["Images"]}
+    assert {"debian", "other", "wipe"} <= set(images)
+    [one] = ec2.describe_images(ImageIds=[images["debian"]])["Images"]
+    assert one["Name"] == "debian"
+    assert [i["Name"] for i in ec2.describe_images(Filters=filters(name="deb*"))["Images"]] == ["debian"]
+    zones = ec2.describe_availability_zones()["AvailabilityZones"]
+    assert [(z["ZoneName"], z["State"]) for z in zones] == [("test01", "available"), ("test02", "available")]
+    refused("InvalidAMIID.NotFound", ec2.describe_images, ImageIds=["ami-1"])
+    refused("InvalidParameterValue", ec2.describe_availability_zones, ZoneNames=["nowhere"])
+
+
+def test_tags_and_filters(ec2):
+    one, two = ids(run(ec2, MinCount=2, MaxCount=2))
+    ec2.create_tags(Resources=[one, two], Tags=[{"Key": "job", "Value": "cat"}, {"Key": "role", "Value": "x"}])
+    ec2.create_tags(Resources=[two], Tags=[{"Key": "role", "Value": "collector"}])
+    assert ids(described(ec2, Filters=filters(tag__job="c?t", tag__role="coll*"))) == [two]
+    assert sorted(ids(described(ec2, Filters=filters(tag_key="job", image_id="debian")))) == sorted([one, two])
+    assert described(ec2, Filters=filters(instance_state_name="stopped")) == []
+    ec2.delete_tags(Resources=[one, two], Tags=[{"Key": "role", "Value": "x"}])
+    told = ec2.describe_tags(Filters=filters(key="role"))["Tags"]
+    assert [(t["ResourceId"], t["Value"]) for t in told] == [(two, "collector")]
+    ec2.delete_tags(Resources=[one])
+    assert {t["ResourceId"] for t in ec2.describe_tags()["Tags"]} == {two}
+    refused("InvalidParameterValue", ec2.describe_instances, Filters=filters(hypervisor="xen"))
+    refused("InvalidInstanceID.NotFound", ec2.create_tags, Resources=["i-1"], Tags=[{"Key": "a", "Value": "b"}])
+    refused("InvalidParameterValue", ec2.create_tags, Resources=[one], Tags=[{"Key": "", "Value": "b"}])
+    refused(
+        "TagLimitExceeded", ec2.create_tags, Resources=[one], Tags=[{"Key": str(n), "Value": ""} for n in range(51)]
+    )
+
+
+def test_tags_that_two_make_at_once_are_all_there(client, ec2):
+    [one] = ids(run(ec2))
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda n: client().create_tags(Resources=[one], Tags=[{"Key": f"k{n}", "Value": ""}]), range(4)))
+    assert {t["Key"] for t in ec2.describe_tags()["Tags"]} == {"k0", "k1", "k2", "k3"}
+
+
+def test_whose_they_are(client, ec2, cobbler):
+    [one] = ids(run(ec2))
+    bob = client("BOB")
+    assert described(bob) == []
+    refused("InvalidInstanceID.NotFound", bob.describe_instances, InstanceIds=[one])
+    for call in (bob.terminate_instances, bob.reboot_instances):
+        refused("UnauthorizedOperation", call, InstanceIds=[one])
+    refused("UnauthorizedOperation", bob.create_tags, Resources=[one], Tags=[{"Key": "a", "Value": "b"}])
+    refused("UnauthorizedOperation", bob.describe_instance_attribute, InstanceId=one, Attribute="userData")
+    assert [s.get("user") for s in cobbler.systems() if s.get("user")] == ["ann"]
+
+
+def test_how_many(ec2, cobbler):
+    refused("InsufficientInstanceCapacity", ec2.run_instances, ImageId="debian", MinCount=99, MaxCount=99)
+    assert not [s for s in cobbler.systems() if s.get("user")]
+    some = run(ec2, MinCount=2, MaxCount=99, Placement={"AvailabilityZone": "test01"})
+    assert sorted(i["PrivateDnsName"] for i in some) == ["node01", "node02", "node03"]
+    told = refused(
+        "InsufficientInstanceCapacity",
+        ec2.run_instances,
+        ImageId="debian",
+        MinCount=1,
+        MaxCount=2,
+        Placement={"AvailabilityZone": "test01"},
+    )
+    assert told == "1 machines wanted, 0 free in test01"
+
+
+def test_a_token_starts_once(ec2, cobbler):
+    asked = {"ClientToken": "t", "MinCount": 2, "MaxCount": 2}
+    first = ids(run(ec2, **asked))
+    assert ids(run(ec2, **asked)) == first
+    assert len([s for s in cobbler.systems() if s.get("user")]) == 2
+    refused("IdempotentParameterMismatch", run, ec2=ec2, **{**asked, "UserData": "else"})
+    ec2.terminate_instances(InstanceIds=first)
+    again = run(ec2, **asked)
+    assert [(i["InstanceId"], i["State"]["Name"]) for i in again] == [(i, "terminated") for i in first]
+    assert not [s for s in cobbler.systems() if s.get("user")]
+
+
+def test_eight_at_once_get_machines_of_their_own(client, cobbler):
+    def one(n):
+        try:
+            return ids(run(client("ANN" if n % 2 else "BOB")))
+        except ClientError as e:
+            assert e.response["Error"]["Code"] == "InsufficientInstanceCapacity"  # noqa: PT017
+            return []
+
+    with ThreadPoolExecutor(8) as pool:
+        made = [i for found in pool.map(one, range(8)) for i in found]
+    assert len(made) == len(set(made)) == len(cobbler.systems()) == 6
+
+
+def test_a_dry_run_changes_nothing(ec2, cobbler):
+    before = cobbler.systems()
+    refused("DryRunOperation", ec2.run_instances, ImageId="debian", MinCount=1, MaxCount=1, DryRun=True)
+    refused("InsufficientInstanceCapacity", ec2.run_instances, ImageId="debian", MinCount=9, MaxCount=9, DryRun=True)
+    assert cobbler.systems() == before
+    [one] = ids(run(ec2))
+    refused("DryRunOperation", ec2.terminate_instances, InstanceIds=[one], DryRun=True)
+    assert ids(described(ec2)) == [one]
+
+
+@pytest.mark.parametrize(
+    ("code", "asked"),
+    [
+        ("InvalidAMIID.NotFound", {"ImageId": "ami-00000000000000000"}),
+        ("InvalidParameterValue", {"MinCount": 2}),
+        ("InvalidParameterValue", {"MinCount": 0}),
+        ("InvalidParameterValue", {"Placement": {"AvailabilityZone": "test0"}}),
+        ("InvalidParameterValue", {"UserData": "x" * 17_000}),
+        ("InvalidParameterValue", {"InstanceType": "m5.large"}),
+        ("InvalidParameterValue", {"TagSpecifications": [{"ResourceType": "volume", "Tags": []}]}),
+        ("UnsupportedOperation", {"KeyName": "mine"}),
+        ("UnsupportedOperation", {"Placement": {"Tenancy": "host"}}),
+    ],
+)
+def test_what_cannot_be_run(ec2, cobbler, code, asked):
+    refused(code, run, ec2=ec2, **asked)
+    assert not [s for s in cobbler.systems() if s.get("user")]
+
+
+def test_a_machine_without_power_puts_all_back(ec2, cobbler, daemon):
+    (daemon.root / "machines/node01/deaf").write_text("5")
+    told = refused("InternalError", run, ec2=ec2, Placement={"AvailabilityZone": "test01"}, MinCount=3, MaxCount=3)
+    assert "node01" in told
+    assert not [s for s in cobbler.systems() if s.get("user")]
+
+
+def test_what_is_no_operation_here(ec2):
+    refused("UnsupportedOperation", ec2.describe_vpcs)
+
+
+@pytest.mark.parametrize(
+    ("key", "secret", "code"), [("ANN", "wrong", "SignatureDoesNotMatch"), ("EVE", "x", "AuthFailure")]
+)
+def test_who_is_not_let_in(client, key, secret, code):
+    refused(code, client(key, secret).describe_instances)
+
+
+def send(door, body, *, when=None, tamper=None, service="ec2", sign=True, method="POST", query=""):
+    """A request as botocore signs it, then changed."""
+    request = AWSRequest(method, f"{door.url}/{query}", {"Content-Type": "application/x-www-form-urlencoded"}, body)
+    if sign:
+        signer = SigV4Auth(Credentials("ANN", KEYS["ANN"].secret), service, "metal")
+        if when is not None:
+            request.context["timestamp"] = when
+            request.headers["X-Amz-Date"] = when
+            signer._modify_request_before_signing(request)
+            canonical = signer.canonical_request(request)
+            signer._inject_signature_to_request(
+                request, signer.signature(signer.string_to_sign(request, canonical), request)
+            )
+        else:
+            signer.add_auth(request)
+    if tamper:
+        tamper(request)
+    answer = URLLib3Session().send(request.prepare())
+    return answer.status_code, answer.text
+
+
+DESCRIBE = "Action=DescribeInstances&Version=2016-11-15"
+
+
+def test_signatures(door):
+    assert send(door, DESCRIBE)[0] == 200
+    assert send(door, b"", method="GET", query=f"?{DESCRIBE}")[0] == 200, "GET as well"
+    status, told = send(door, DESCRIBE, when="20200101T000000Z")
+    assert (status, "RequestExpired" in told) == (400, True)
+
+    def other_body(request):
+        request.data = request.data.replace("DescribeInstances", "TerminateInstances")
+
+    assert "SignatureDoesNotMatch" in send(door, DESCRIBE, tamper=other_body)[1]
+    assert "SignatureDoesNotMatch" in send(door, DESCRIBE, service="s3")[1]
+    status, told = send(door, DESCRIBE, sign=False)
+    assert (status, "AuthFailure" in told) == (401, True)
+
+    def other_query(request):
+        request.url += "&InstanceId.1=i-1"
+
+    assert "SignatureDoesNotMatch" in send(door, b"", method="GET", query=f"?{DESCRIBE}", tamper=other_query)[1]
+
+
+def test_a_claimed_sum_of_the_body_is_checked():
+    """Who holds a signed request could else send another body with it."""
+    request = AWSRequest("POST", "http://h/", {"Host": "h", "X-Amz-Content-SHA256": "0" * 64}, b"one")
+    SigV4Auth(Credentials("ANN", KEYS["ANN"].secret), "ec2", "metal").add_auth(request)
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    with pytest.raises(Refusal, match="not the one"):
+        check_signature(KEYS, "POST", "/", headers, b"one")
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ("Action=Nothing", "InvalidAction"),
+        ("", "InvalidAction"),
+        ("Action", "MalformedQueryString"),
+        (f"{DESCRIBE}&Nothing=1", "UnknownParameter"),
+        (f"{DESCRIBE}&InstanceId.x=1", "InvalidParameterValue"),
+        (f"{DESCRIBE}&MaxResults=many", "InvalidParameterValue"),
+        (f"{DESCRIBE}&DryRun=perhaps", "InvalidParameterValue"),
+        (f"{DESCRIBE}&Version=1", "InvalidQueryParameter"),
+        ("Action=TerminateInstances", "MissingParameter"),
+        ("Action=RunInstances&ImageId=debian&MinCount=1&MaxCount=1&UserData=!", "InvalidParameterValue"),
+    ],
+)
+def test_requests_that_are_not_understood(door, body, code):
+    status, told = send(door, body)
+    assert (status, f"<Code>{code}</Code>" in told) == (400, True), told
+
+
+def test_the_answer_is_in_the_client_s_version(door):
+    assert 'xmlns="http://ec2.amazonaws.com/doc/2013-10-15/"' in send(door, DESCRIBE.replace("2016-11", "2013-10"))[1]
+
+
+def test_a_body_too_long_is_not_read(door):
+    status, told = send(door, "x" * (2 << 20))
+    assert (status, "RequestEntityTooLarge" in told) == (413, True)
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ("ANN short ann", "line 1"),
+        ("ANN 0123456789abcdef", "line 1"),
+        ("ANN 0123456789abcdef ann\nANN 0123456789abcdeg bob", "line 2"),
+        ("ANN 0123456789abcdef a$b", "no user"),
+        ("# nobody", "no access keys"),
+    ],
+)
+def test_access_keys_that_cannot_be(tmp_path, lines, told):
+    from vidcloud.errors import UsageError
+
+    path = tmp_path / "keys"
+    path.write_text(lines)
+    path.chmod(0o600)
+    with pytest.raises(UsageError, match=told):
+        read_access_keys(path)
+    path.chmod(0o644)
+    with pytest.raises(UsageError, match="others may read it"):
+        read_access_keys(path)
