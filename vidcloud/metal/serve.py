@@ -8,6 +8,7 @@ user alone. The user ``*`` may act as anybody.
 import hmac
 import http.client
 import json
+import socket
 import ssl
 import threading
 import time
@@ -37,6 +38,9 @@ class PatientServer(ThreadingHTTPServer):
         handler: of requests.
         tls: with it, https.
         timeout_s: how long a client may take to say what it wants.
+
+    Raises:
+        CloudError: the address can't be had.
     """
 
     daemon_threads = True
@@ -51,7 +55,13 @@ class PatientServer(ThreadingHTTPServer):
         tls: ssl.SSLContext | None,
         timeout_s: float,
     ) -> None:
-        super().__init__(address, type("Handler", (handler,), {"timeout": timeout_s}))
+        if ":" in address[0]:
+            self.address_family = socket.AF_INET6
+        try:
+            super().__init__(address, type("Handler", (handler,), {"timeout": timeout_s}))
+        except OSError as e:
+            told = f"can't listen at {address[0]}:{address[1]}: {e.strerror or e}"
+            raise CloudError(f"{told}; take another address, or end what listens there") from e
         self.tls = tls
 
     @property

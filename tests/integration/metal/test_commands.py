@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 
+import boto3
 import pytest
 
 from vidcloud.metal.instances import ssh_probe
@@ -144,6 +145,54 @@ def test_passwords_are_nowhere(vidcloud, tmp_path):
     assert "wr0ng" not in vidcloud("reserve-systems", "node01", code=1, VIDCLOUD_METAL_PASSWORD="wr0ng")
 
 
+def test_serve_for_ec2_s_tools(vidcloud, daemon, cobbler, tmp_path):
+    """Both doors of one process; a port in use is told in a line."""
+    for name, line in (("tokens", f"ann {'t' * 20}"), ("keys", "ANN 0123456789abcdef ann")):
+        (tmp_path / name).write_text(line)
+        (tmp_path / name).chmod(0o600)
+    env = os.environ | {
+        "VIDCLOUD_METAL_URL": daemon.url,
+        "VIDCLOUD_METAL_PASSWORD": "cobbler",
+        "VIDCLOUD_METAL_STATE_DIR": str(tmp_path / "server"),
+    }
+    door = ["--ec2", "127.0.0.1:0", "--access-keys", str(tmp_path / "keys")]
+    serve = [
+        sys.executable,
+        "-m",
+        "vidcloud",
+        "metal",
+        "serve",
+        "--port",
+        "0",
+        "--tokens",
+        str(tmp_path / "tokens"),
+        *door,
+    ]
+    with subprocess.Popen(serve, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        try:
+            commands, tools = (server.stdout.readline().split()[-1] for _ in range(2))
+            ec2 = boto3.client(
+                "ec2",
+                endpoint_url=tools,
+                region_name="metal",
+                aws_access_key_id="ANN",
+                aws_secret_access_key="0123456789abcdef",
+            )
+            vidcloud("reserve-systems", "node01", VIDCLOUD_METAL_SERVER=commands, VIDCLOUD_METAL_TOKEN="t" * 20)
+            [[found]] = [r["Instances"] for r in ec2.describe_instances()["Reservations"]]
+            assert (found["PrivateDnsName"], found["State"]["Name"]) == ("node01", "pending")
+            ec2.terminate_instances(InstanceIds=[found["InstanceId"]])
+            assert not cobbler.system("node01").get("user")
+            taken = tools.rpartition("/")[2]
+            told = vidcloud("serve", "--ec2", taken, "--access-keys", str(tmp_path / "keys"), code=1)
+            assert taken in told
+            assert "in use" in told
+            assert len(told.splitlines()) == 1
+        finally:
+            server.terminate()
+        assert server.wait(20) == 0
+
+
 def test_serve_and_its_client(vidcloud, daemon, cobbler, tmp_path):
     tokens = tmp_path / "tokens"
     tokens.write_text(f"ann {'t' * 20}\n")
@@ -168,6 +217,9 @@ def test_serve_and_its_client(vidcloud, daemon, cobbler, tmp_path):
         finally:
             server.terminate()
         assert server.wait(20) == 0
+    assert "belong together" in vidcloud("serve", "--ec2", "127.0.0.1:0", code=2)
+    assert "what is to be served?" in vidcloud("serve", code=2)
+    assert "HOST:PORT" in vidcloud("serve", "--ec2", "8773", "--access-keys", str(tokens), code=2)
     assert "tokens don't go over plain http" in vidcloud("serve", "--host", "0.0.0.0", "--tokens", str(tokens), code=2)  # noqa: S104
 
 

@@ -1,6 +1,6 @@
-"""Run each command of ``vidcloud metal`` and write what it prints into docs/metal.md.
+"""Run each command of ``vidcloud metal`` and write what it prints into docs/metal.md; and the AWS CLI's at its EC2 door.
 
-``python tests/integration/metal/transcript.py``: against a real cobblerd, with hosts that boot.
+``python tests/integration/metal/transcript.py``: against a real cobblerd, with hosts that boot. Needs ``aws``.
 """
 
 import os
@@ -37,6 +37,31 @@ COMMANDS = (
     ("check", ()),
     ("history node01 --plain", ()),
 )
+DOOR_BEGIN, DOOR_END = "<!-- door -->\n", "<!-- end of the door -->\n"
+DOOR_COMMANDS = (
+    ("describe-images --query Images[].[ImageId,Name]", ()),
+    ("describe-availability-zones --query AvailabilityZones[].[ZoneName,State]", ()),
+    (
+        (
+            "run-instances --image-id debian --count 2 --placement AvailabilityZone=test01 --user-data hello "
+            "--tag-specifications ResourceType=instance,Tags=[{Key=job,Value=cat}] "
+            "--query Instances[].[InstanceId,PrivateDnsName,State.Name]"
+        ),
+        ("node01", "node02"),
+    ),
+    (
+        (
+            "describe-instances --filters Name=tag:job,Values=c* "
+            "--query Reservations[].Instances[].[PrivateIpAddress,State.Name,Placement.AvailabilityZone]"
+        ),
+        (),
+    ),
+    ("run-instances --image-id debian --count 3 --placement AvailabilityZone=test01", ()),
+    (
+        "terminate-instances --instance-ids {ids} --query TerminatingInstances[].[PreviousState.Name,CurrentState.Name]",
+        (),
+    ),
+)
 
 
 def prepare(folder: Path, daemon: Cobblerd, hosts: Hosts, **settings: str) -> dict[str, str]:
@@ -70,15 +95,20 @@ def main() -> None:
             daemon.furnish(MACHINES)
             hosts = Hosts(daemon, {name: ip for name, (ip, _) in MACHINES.items()})
             try:
-                told = _session(prepare(Path(folder), daemon, hosts), hosts)
+                env = prepare(Path(folder), daemon, hosts)
+                told, door = _session(env, hosts), _door_session(env, Path(folder), hosts)
             finally:
                 hosts.end()
         finally:
             daemon.stop()
-    text = DOCUMENT.read_text()
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    DOCUMENT.write_text(f"{before}{BEGIN}```\n{told}```\n{END}{after}")
+    _put(BEGIN, told, END)
+    _put(DOOR_BEGIN, door, DOOR_END)
+
+
+def _put(begin: str, told: str, end: str) -> None:
+    before, _, rest = DOCUMENT.read_text().partition(begin)
+    _, _, after = rest.partition(end)
+    DOCUMENT.write_text(f"{before}{begin}```\n{told}```\n{end}{after}")
 
 
 def _session(env: dict[str, str], hosts: Hosts) -> str:
@@ -92,6 +122,41 @@ def _session(env: dict[str, str], hosts: Hosts) -> str:
         if waited_for:
             hosts.settle(*waited_for, times=2)
     return told.rstrip() + "\n"
+
+
+def _door_session(env: dict[str, str], folder: Path, hosts: Hosts) -> str:
+    keys = folder / "access-keys"
+    keys.write_text("ANN 0123456789abcdef ann\n")
+    keys.chmod(0o600)
+    serve = [sys.executable, "-m", "vidcloud", "metal", "serve", "--ec2", "127.0.0.1:0", "--access-keys", str(keys)]
+    with subprocess.Popen(serve, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        try:
+            assert server.stdout is not None
+            asked = env | {
+                "AWS_ENDPOINT_URL_EC2": server.stdout.readline().split()[-1],
+                "AWS_ACCESS_KEY_ID": "ANN",
+                "AWS_SECRET_ACCESS_KEY": "0123456789abcdef",
+                "AWS_DEFAULT_REGION": "metal",
+                "AWS_DEFAULT_OUTPUT": "text",
+            }
+            told, ids = "", "--query Reservations[].Instances[].InstanceId"
+            for words, waited_for in DOOR_COMMANDS:
+                if "{ids}" in words:
+                    words = words.format(ids=_aws(f"describe-instances {ids}", asked).stdout.replace("\t", " ").strip())  # noqa: PLW2901
+                done = _aws(words, asked)
+                lines = [line.rstrip() for line in done.stdout.splitlines() if line.strip()]
+                told += "\n".join([f"$ aws ec2 {words}", *lines, ""])
+                told += f"(exit code {done.returncode})\n\n" if done.returncode else "\n"
+                if waited_for:
+                    hosts.settle(*waited_for, times=2)
+        finally:
+            server.terminate()
+    return told.rstrip() + "\n"
+
+
+def _aws(words: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    asked = ["aws", "ec2", *words.split()]
+    return subprocess.run(asked, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
 
 
 if __name__ == "__main__":
