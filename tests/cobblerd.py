@@ -5,7 +5,6 @@ a virtual environment in the user's cache, because they want an old setuptools. 
 ``fence_tests``, which reads and writes ``FOLDER/machines/``.
 """
 
-import fcntl
 import json
 import os
 import re
@@ -18,6 +17,8 @@ import time
 import xmlrpc.client
 from pathlib import Path
 from typing import Any
+
+import elsewhere
 
 VERSION = "3.3.10"
 PARTS = ("setuptools<81", "Cheetah3", "distro", "dnspython", "file-magic", "netaddr", "pymongo", "pyyaml", "requests")
@@ -52,19 +53,7 @@ def environment() -> Path:
     Raises:
         subprocess.CalledProcessError: there is no package index to be reached.
     """
-    base = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "vidcloud-tests"
-    base.mkdir(parents=True, exist_ok=True)
-    folder = base / f"cobbler-{VERSION}"
-    with (base / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes may start at once
-        if not (folder / "whole").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
-            pip = [folder / "venv/bin/pip", "install", "-q", "--disable-pip-version-check"]
-            subprocess.run([*pip, *PARTS, "schema"], check=True)
-            subprocess.run([*pip, "--no-deps", f"cobbler=={VERSION}"], check=True)
-            (folder / "whole").touch()
-    return folder / "venv/bin/python"
+    return elsewhere.environment(f"cobbler-{VERSION}", [*PARTS, "schema"], ["--no-deps", f"cobbler=={VERSION}"])
 
 
 def lay_out(root: Path, port: int) -> Path:

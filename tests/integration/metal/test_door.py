@@ -1,11 +1,14 @@
 """Unmodified boto3 at the EC2-style door to a real cobblerd."""
 
 import base64
+import os
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import boto3
+import elsewhere
 import pytest
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
@@ -110,6 +113,46 @@ def test_a_machine_s_life(ec2, cobbler, hosts):
     refused("IncorrectInstanceState", ec2.reboot_instances, InstanceIds=[made["InstanceId"]])
     [again] = run(ec2, Placement={"AvailabilityZone": "test02"})
     assert again["InstanceId"] != made["InstanceId"], "another reservation, another id"
+
+
+def test_the_aws_cli(door, cobbler, hosts, tmp_path):
+    """A tool that others made, with its own idea of the protocol."""
+    try:
+        python = elsewhere.environment("awscli-1", ["awscli>=1.40,<2"])
+    except subprocess.CalledProcessError as e:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"can't install the AWS CLI: {e}")
+    env = {
+        "HOME": str(tmp_path),
+        "AWS_ENDPOINT_URL_EC2": door.url,
+        "AWS_ACCESS_KEY_ID": "BOB",
+        "AWS_SECRET_ACCESS_KEY": KEYS["BOB"].secret,
+        "AWS_DEFAULT_REGION": "metal",
+        "AWS_DEFAULT_OUTPUT": "text",
+    }
+
+    def aws(words, code=0):
+        done = subprocess.run(
+            [python, "-m", "awscli", "ec2", *words.split()],
+            env=env, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        return done.stderr.strip() if code else done.stdout.split()
+
+    made = aws(
+        "run-instances --image-id debian --count 1:2 --placement AvailabilityZone=test02 --user-data hello "
+        "--tag-specifications ResourceType=instance,Tags=[{Key=job,Value=cat}] --query Instances[].InstanceId"
+    )
+    assert len(made) == 2
+    machines = aws(
+        "describe-instances --filters Name=tag:job,Values=c* --query Reservations[].Instances[].PrivateDnsName"
+    )
+    assert machines == ["node1", "node16"]
+    hosts.settle(*machines)
+    assert base64.b64decode(cobbler.system("node1").get("line")) == b"hello"
+    assert "InsufficientInstanceCapacity" in aws("run-instances --image-id debian --count 9", code=255)
+    aws(f"wait instance-running --instance-ids {' '.join(made)}")
+    aws(f"terminate-instances --instance-ids {' '.join(made)}")
+    assert not [s for s in cobbler.systems() if s.get("user")]
 
 
 def test_images_and_zones(ec2):
