@@ -2,6 +2,7 @@
 
 import base64
 import os
+import socket
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -374,6 +375,21 @@ def test_the_answer_is_in_the_client_s_version(door):
 def test_a_body_too_long_is_not_read(door):
     status, told = send(door, "x" * (2 << 20))
     assert (status, "RequestEntityTooLarge" in told) == (413, True)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"GARBAGE\r\n\r\n", b"PUT / HTTP/1.1\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: 99\r\n\r\nshort", b"\x16\x03"],
+)
+def test_clients_that_speak_something_else(door, ec2, said, caplog):
+    """They hold nobody up and end nothing."""
+    with socket.create_connection(door.server_address) as other:
+        other.sendall(said)
+        other.shutdown(socket.SHUT_WR)
+        assert ec2.describe_images()["Images"]
+        while other.recv(4096):
+            pass
+    assert not [r for r in caplog.records if r.exc_info]
 
 
 @pytest.mark.parametrize(
