@@ -291,14 +291,19 @@ class Instances:
         """
         return self._all(names, lambda s: Change(s.name, self._user, "set-group", meta={"group": group}))
 
-    def reboot(self, names: Sequence[str]) -> list[System]:
+    def reboot(self, names: Sequence[str], of: Mapping[str, str] | None = None) -> list[System]:
         """Power cycle machines. What boots from the network is installed anew: one's own are pending again then.
 
+        Args:
+            names: machines.
+            of: reservation by machine, to which it must still belong.
+
         Raises:
+            EndedError: a reservation has ended.
             UsageError: no such machine, or one is somebody else's.
             CloudError: the power of one could not be switched.
         """
-        systems = self._all(names, lambda s: Change(s.name, self._user, "reboot"))
+        systems = self._all(names, lambda s: Change(s.name, self._user, "reboot", (of or {}).get(s.name, "")))
         again = [s for s in systems if s.netboot and s.get("user")]
         self._install(again, "reboot", None)
         self._switch([s.name for s in systems], "reboot")

@@ -207,6 +207,25 @@ def test_whose_they_are(client, ec2, cobbler):
     assert [s.get("user") for s in cobbler.systems() if s.get("user")] == ["ann"]
 
 
+@pytest.mark.parametrize("call", ["reboot_instances", "create_tags"])
+def test_an_instance_that_ends_meanwhile_is_not_found(ec2, cobbler, reservations, monkeypatch, call):
+    """Its machine may be another instance's by then, which is left alone."""
+    [one] = run(ec2)
+    machine, usual = one["PrivateDnsName"], reservations.change
+
+    def overtaken(change):
+        monkeypatch.setattr(reservations, "change", usual)
+        reservations.release([machine], "ann")
+        return usual(change)
+
+    monkeypatch.setattr(reservations, "change", overtaken)
+    more = {"InstanceIds": [one["InstanceId"]]}
+    if call == "create_tags":
+        more = {"Resources": [one["InstanceId"]], "Tags": [{"Key": "a", "Value": "b"}]}
+    refused("InvalidInstanceID.NotFound", getattr(ec2, call), **more)
+    assert not cobbler.system(machine).get("tags")
+
+
 def test_how_many(ec2, cobbler):
     refused("InsufficientInstanceCapacity", ec2.run_instances, ImageId="debian", MinCount=99, MaxCount=99)
     assert not [s for s in cobbler.systems() if s.get("user")]

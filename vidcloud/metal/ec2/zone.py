@@ -104,6 +104,8 @@ class Zone:
             raise Refusal("UnsupportedOperation", f"{more[0]} means nothing in a bare-metal zone: leave it out")
         try:
             return self._operations[action](user, asked)
+        except EndedError as e:
+            raise Refusal("InvalidInstanceID.NotFound", str(e)) from e
         except CapacityError as e:
             raise Refusal("InsufficientInstanceCapacity", str(e)) from e
         except UsageError as e:
@@ -208,7 +210,7 @@ class Zone:
         _dry(asked)
         if gone := [i for i in map(instance_id, chosen) if i in self._ended]:
             raise Refusal("IncorrectInstanceState", f"{', '.join(gone)} was terminated")
-        self._instances(user).reboot([s.name for s in chosen])
+        self._instances(user).reboot([s.name for s in chosen], {s.name: s.get("reservation") for s in chosen})
         return {}
 
     def _attribute(self, user: str, asked: dict[str, Any]) -> Mapping[str, Any]:
@@ -354,8 +356,8 @@ class Zone:
                         system.name, user, "tag", system.get("reservation"), meta, expects={"tags": system.get("tags")}
                     )
                 )
-            except EndedError as e:
-                raise Refusal("InvalidInstanceID.NotFound", f"no instance {instance_id(system)}") from e
+            except EndedError:
+                raise
             except UsageError:
                 if attempt == _TAG_TRIES - 1:
                     raise
