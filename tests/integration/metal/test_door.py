@@ -156,6 +156,15 @@ def test_the_aws_cli(door, cobbler, hosts, tmp_path):
     assert not [s for s in cobbler.systems() if s.get("user")]
 
 
+def test_terminating_again_ends_nothing_else(ec2, cobbler):
+    one, two = ids(run(ec2, MinCount=2, MaxCount=2))
+    for _ in range(2):
+        [told] = ec2.terminate_instances(InstanceIds=[one])["TerminatingInstances"]
+        assert told["CurrentState"]["Name"] == "terminated"
+    assert ids(described(ec2, Filters=filters(instance_state_name="*ing"))) == [two]
+    assert len([s for s in cobbler.systems() if s.get("user")]) == 1
+
+
 def test_images_and_zones(ec2):
     images = {i["Name"]: i["ImageId"] for i in ec2.describe_images(Owners=["self"])["Images"]}
     assert {"debian", "other", "wipe"} <= set(images)

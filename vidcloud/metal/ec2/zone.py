@@ -195,9 +195,9 @@ class Zone:
             of = {s.name: s.get("reservation") for s in living}
             given = {i.name for i in self._instances(user).terminate(list(of), of=of)}
             with self._ended_lock:
-                for system, instance in before.values():
-                    if system.name in given and system in living:
-                        self._ended[instance_id(system)] = _Ended(time.time(), system, instance)
+                for id_, (system, instance) in before.items():
+                    if of.get(system.name) == system.get("reservation") and system.name in given:
+                        self._ended[id_] = _Ended(time.time(), system, instance)
         return {
             "TerminatingInstances": [
                 {"InstanceId": i, "PreviousState": _state(instance), "CurrentState": {"Code": 48, "Name": "terminated"}}
