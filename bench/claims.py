@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import vidcloud.queue.ledger
 from vidcloud.errors import LeaseLostError
 from vidcloud.queue import records
 from vidcloud.queue.directory import ShareDirectory, SystemClock
@@ -25,6 +26,7 @@ from vidcloud.queue.worker import Worker
 
 
 def collector(folder, units, lease):
+    vidcloud.queue.ledger._LEASE_MAX_FACTOR = 1.0  # noqa: SLF001 - pauses shall be past it
     share = ShareDirectory(folder)
     ledger = Ledger(share, SystemClock(), this_process("collector"), lease_s=lease, stall_s=3600, max_deaths=10**9)
     ledger.open()
@@ -76,15 +78,17 @@ def worker(folder, node, lease, pauses, seed):
             continue
         made.private(claim).write_text(f"{claim.unit} {claim.epoch} {node}")
         if rng.random() < pauses:
-            # As a stopped machine: no heartbeat, and then it goes on to publish without looking.
+            # As a machine that stops in the middle of publishing: no heartbeat, and then it goes on without looking.
             away.set()
-            time.sleep(lease * 1.5)
+            time.sleep(lease * rng.uniform(0.9, 1.5))  # about as long as its claim takes to be another's
             paused += 1
+            made.check = lambda *_: None
         try:
             made.publish(claim)
             published += 1
         except (LeaseLostError, FileNotFoundError):
             made.release(claim)
+        vars(made).pop("check", None)
         if away.is_set():
             made.beat()  # as its heartbeat, which was stopped, too, would have by now
             away.clear()

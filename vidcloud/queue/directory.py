@@ -20,6 +20,7 @@ T = TypeVar("T")
 PASSING = frozenset({errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR})
 """What a network file system answers in passing: somebody replaced the file, the server was away."""
 _RETRY_S = 30.0
+_STALE_S = 0.05
 
 
 class Clock(Protocol):
@@ -201,4 +202,6 @@ class ShareDirectory:
                         f"{self._root / name}: {e.strerror}, for {_RETRY_S:.0f} s; is the share reachable?"
                     ) from e
                 self._clock.sleep(wait)
-                wait = min(wait * 2, 2.0)
+                # Stale: somebody replaced the file while we read, and the server is well. Who waits long between tries
+                # may lose every one of them to a collector that replaces the frontier fifty times a second.
+                wait = min(wait * 2, _STALE_S if e.errno == errno.ESTALE else 2.0)
