@@ -29,16 +29,7 @@ def clip(samples):
 @pytest.fixture
 def gated(bed):
     """A filter whose frames from number ``hold`` on wait for a file on the share, which the collector's host has."""
-    (bed.folder / "gated.py").write_text(
-        "import time\n"
-        "from pathlib import Path\n"
-        "from vidcloud.filter import YUV, frame_filter, param\n"
-        "@frame_filter(formats=YUV)\n"
-        "def gated(frame, *, at, hold: int = param(1 << 30)):\n"
-        "    while at.frame >= hold and not Path('/srv/vidcloud/open').exists():\n"
-        "        time.sleep(0.05)\n"
-        "    return type(frame)(*(255 - plane for plane in frame))\n"
-    )
+    (bed.folder / "gated.py").write_text(testbed.GATED)
     return "./gated.py:gated"
 
 

@@ -64,16 +64,7 @@ def clip(samples):
 @pytest.fixture
 def begin(bed, clip):
     """A job whose frames wait for a file on the share, which the collector's host has."""
-    (bed.folder / "gated.py").write_text(
-        "import time\n"
-        "from pathlib import Path\n"
-        "from vidcloud.filter import YUV, frame_filter, param\n"
-        "@frame_filter(formats=YUV)\n"
-        "def gated(frame, *, at, hold: int = param(1 << 30)):\n"
-        "    while at.frame >= hold and not Path('/srv/vidcloud/open').exists():\n"
-        "        time.sleep(0.05)\n"
-        "    return type(frame)(*(255 - plane for plane in frame))\n"
-    )
+    (bed.folder / "gated.py").write_text(testbed.GATED)
 
     def start(*args):
         return bed.start(
@@ -121,10 +112,14 @@ def all_free(bed):
 
 
 def test_a_job_that_is_scaled(bed, begin, clip, tmp_path):
-    """Machines are installed, work, are joined by two more, and are free afterwards; the frames are a serial run's."""
-    child = begin()
+    """Machines are installed, work, are joined by two more, and are free afterwards; the frames are a serial run's.
+
+    All by NFS through TLS, as in EC2; the other tests here are without.
+    """
+    child = begin("-o", "encrypt=true")
     lead, _ = held(bed, 2)
     assert len(taken(bed)) == 3
+    assert "stunnel" in bed.sh(lead, "ps -eo args").out
     assert bed.user("scale", "j", "--nodes", 4).out == "j: 4 nodes (+2)\n"
     held(bed, 4)
     told = bed.user("instances", *bed.options, "--json").json

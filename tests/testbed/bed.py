@@ -19,6 +19,18 @@ from users import Outcome
 HERE = Path(__file__).parent
 PROGRAMS = ("ganesha.nfsd", "rpcbind", "fusermount3", "unshare", "nsenter", "setpriv", "ip", "curl", "rclone")
 PATH = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+GATED = """
+import time
+from pathlib import Path
+from vidcloud.filter import YUV, frame_filter, param
+
+@frame_filter(formats=YUV)
+def gated(frame, *, at, hold: int = param(1 << 30)):
+    while at.frame >= hold and not Path('/srv/vidcloud/open').exists():
+        time.sleep(0.05)
+    return type(frame)(*(255 - plane for plane in frame))
+"""
+"""A filter whose frames from number ``hold`` on wait for a file on the share, which the collector's host has."""
 API, S3 = "http://10.255.255.1:5000", "http://10.255.255.1:9000"
 
 
