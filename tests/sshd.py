@@ -66,7 +66,7 @@ class Host:
         if self.process is None:
             return
         for pid in [*_below(self.process.pid), self.process.pid]:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # a connection that ended meanwhile
                 if b"sshd" in Path(f"/proc/{pid}/cmdline").read_bytes():
                     os.kill(pid, signal.SIGKILL)
         self.process.wait()

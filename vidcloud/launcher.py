@@ -28,6 +28,8 @@ _AGAIN_S = 5.0
 """After a cloud could not replace a node, it is asked again so much later."""
 _AWAY_S = 300.0
 """How long the cloud or the job's home may be out of a launcher's reach."""
+_ALONE_S = 30.0
+"""Without a living node for so long a job that is only watched has broken off: a launcher would have replaced them."""
 _FOLLOW_S = 0.2
 _QUIET_S = 5.0
 """When nobody has lived for so long, nobody prints anything more, unless the job is resumed."""
@@ -178,9 +180,19 @@ class Launcher:
             time.sleep(self._site.poll_s)
 
     def attach(self, show: Callable[[Status], None] = lambda _status: None) -> dict[str, Any]:
-        """Watch only."""
+        """Watch only.
+
+        Raises:
+            JobFailedError: no node has been alive for half a minute, so nobody looks after the job.
+        """
+        lived = time.monotonic()
         while not (status := self.status()).ended:
             show(status)
+            if status.state == "starting" or any(n.state != "terminated" for n in status.nodes):
+                lived = time.monotonic()
+            elif time.monotonic() > lived + _ALONE_S:
+                told = f"job {self._job.id} broke off: none of its nodes is alive"
+                raise JobFailedError(f"{told}; `vidcloud resume {self._job.id}` lets it go on")
             time.sleep(self._site.poll_s)
         show(status)
         return self._site.deliver(self._job.result() or {})

@@ -72,6 +72,7 @@ def test_a_resumed_job_reads_the_version_it_began_with(user, web, gates):
     for node in now["nodes"]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(node["pid"], signal.SIGKILL)
+    user.when_no_processes()
     gates.open()
     copies = list((user.folder / "tmp").rglob("cat.mp4"))
     assert len(copies) == 1

@@ -142,3 +142,23 @@ def test_scale_tells_what_it_changed_although_a_supervisor_was_faster(tmp_path):
             return [Instance(f"p{n}", "processor", "running", "", 0.0) for n in range(job.nodes())]
 
     assert Launcher(ShareSite(job, QuickCloud())).scale(3) == 2
+
+
+def test_a_job_that_nobody_looks_after_is_not_watched_for_ever(tmp_path, monkeypatch):
+    """Regression: `resume` took a collector that was just dying for alive, and then watched for ever."""
+    from vidcloud import launcher
+    from vidcloud.clouds.base import Instance
+    from vidcloud.errors import JobFailedError
+    from vidcloud.sites import ShareSite
+
+    job = jobs.create(tmp_path, spec())
+    job.write_progress({"began": time.time()})
+    states = iter(["running", "running"])
+
+    class DyingCloud:
+        def describe_instances(self):
+            return [Instance("c1", "collector", next(states, "terminated"), "", 0.0)]
+
+    monkeypatch.setattr(launcher, "_ALONE_S", 0.1)
+    with pytest.raises(JobFailedError, match=f"broke off.*vidcloud resume {job.id}"):
+        launcher.Launcher(ShareSite(job, DyingCloud())).attach()
