@@ -1,13 +1,15 @@
-"""How a chunk's pixels should be stored on shares of several bandwidths: raw, packed without loss, or as JPEG files.
+"""How pictures should travel on shares of several bandwidths: raw, packed without loss, as JPEG files, or inputs as they came.
 
-``python bench/pack.py [--rounds 5] [--chunk 20] [--write]``. Packing, unpacking and sizes are measured on the bench input; the
-share is simulated: a write and a read take bytes / bandwidth each. ``--write`` puts the tables into docs/performance.md.
+``python bench/pack.py [--rounds 5] [--chunk 20] [--write]``. Decoding, packing, unpacking and sizes are measured on the
+bench input and on what `neon` makes of it; the share is simulated: a write and a read take bytes / bandwidth each. ``--write`` puts
+the tables into docs/performance.md.
 """
 
 import argparse
 import statistics
 import tempfile
 import time
+from array import array
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +18,21 @@ import cv2
 import numpy as np
 from main_job import make_input, write_section
 
+from vidcloud import plugins
+from vidcloud.chain import Chain
 from vidcloud.chunkfile import ChunkHeader, Written, read_chunk, write_chunk
+from vidcloud.media.convert import converter
+from vidcloud.media.decode import decode
+from vidcloud.media.index import FrameIndex
+from vidcloud.media.probe import probe
 from vidcloud.packing import Packing
+from vidcloud.pixels import pixel_format
+from vidcloud.planes.coded import coded_pays, stretch
 
-SHARES = (1000, 100, 50, 12)
+SHARES = (1000, 100, 50, 25, 12)
+NODES = (1, 2, 5)
+GOP = 250
+"""x264's default distance of keyframes."""
 
 
 def clock(work):
@@ -49,13 +62,24 @@ def median(seen):
     )
 
 
-def chosen(raw, packed, mb_s):
-    """What `--pack auto` has settled on after 30 chunks at that bandwidth."""
+def settled(raw, packed, mb_s):
+    """A writer's `--pack auto` after 30 chunks at that bandwidth."""
     packing = Packing()
     for _ in range(30):
         cost = packed if packing.choose(raw.raw_bytes) == "blosc2" else raw
         packing.learn(replace(cost, write_s=cost.stored_bytes / mb_s / 1e6))
-    return packing.choose(raw.raw_bytes)
+    return packing
+
+
+def bgr(frames):
+    return [cv2.cvtColor(f.reshape(1620, 1920), cv2.COLOR_YUV2BGR_I420) for f in frames]
+
+
+def rows(name, measured, n):
+    for way, (cost, unpack_s) in measured.items():
+        ratio = f"{unpack_s / cost.pack_s:.2f}" if cost.pack_s else ""
+        size, pack, unpack = cost.stored_bytes / n / 1e6, cost.pack_s / n * 1e3, unpack_s / n * 1e3
+        yield f"| {name}, {way} | {size:.2f} | {pack:.1f} | {unpack:.1f} | {ratio} |"
 
 
 def main():
@@ -68,40 +92,73 @@ def main():
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_input(folder / "in.mp4", n)
-        with av.open(str(folder / "in.mp4")) as video:
-            decoded = list(video.decode(video=0))
-        frames = np.stack([f.to_ndarray(format="yuv420p").reshape(-1) for f in decoded])
-        images = [f.to_ndarray(format="bgr24") for f in decoded]
+        source = folder / "in.mp4"
+        make_input(source, n)
+        info = probe(source)
+        with av.open(str(source)) as video:
+            coded_bytes = sum(p.size for p in video.demux(video=0))
+        inputs = np.stack([f.flat.copy() for f in decode(source, info)])
+        results = np.empty_like(inputs)
+        chain = Chain([plugins.resolve("neon")], info.spec, pixel_format("yuv420p"), converter)
+        chain.run(inputs, 0, results, 0, [k / 25 for k in range(n)], keep=False, step=lambda _: None)
         header = ChunkHeader("yuv420p", 1920, 1080, 0, 0, n, tuple(range(n)), (1,) * n)
-        packed, jpegs = [], []
+        seen = {"inputs": {"blosc2": [], "JPEG q95": []}, "results": {"blosc2": [], "JPEG q95": []}}
+        decoding = []
         for _ in range(told.rounds + 1):  # in turn; the first round warms the caches
-            packed.append(chunkfile(folder, header, frames))
-            jpegs.append(jpeg(images))
-    raw = Written(frames.nbytes, frames.nbytes, 0.0, 0.0)
-    ways = {"raw": (raw, 0.0), "blosc2": median(packed[1:]), "JPEG q95": median(jpegs[1:])}
+            decoding.append(clock(lambda: sum(1 for _ in decode(source, info, threads=1)))[0])
+            for what, frames in (("inputs", inputs), ("results", results)):
+                seen[what]["blosc2"].append(chunkfile(folder, header, frames))
+                seen[what]["JPEG q95"].append(jpeg(bgr(frames)))
+    raw = Written(inputs.nbytes, inputs.nbytes, 0.0, 0.0)
+    ways = {w: {"raw": (raw, 0.0), **{k: median(v[1:]) for k, v in kinds.items()}} for w, kinds in seen.items()}
+    decode_s = statistics.median(decoding[1:])
+    keys = array("q", range(0, 10_000, GOP))
+    index = FrameIndex(array("q", range(10_000)), keys, keys)
+    times = {nodes: stretch(index, n, nodes)[0] for nodes in NODES}
+    again = ", ".join(f"{t:.1f} times with {nodes}" for nodes, t in times.items())
+    heads = ["share, MB/s", "raw", "blosc2", *(f"coded, {k}" for k in NODES), "JPEG q95"]
+    heads += [f"`auto` with {k}, its time ÷ JPEG's" for k in NODES]
     lines = [
-        f"{n} frames 1080p 4:2:0 a chunk, {told.rounds} rounds, medians, one thread.",
+        (
+            f"{n} frames 1080p 4:2:0 a chunk, {told.rounds} rounds, medians, one thread. Decoding takes "
+            f"{decode_s / n * 1e3:.1f} ms a frame; the input has {coded_bytes / n / 1e6:.2f} MB a frame as it came."
+        ),
         "",
-        "| way | MB/frame | packing, ms/frame | unpacking, ms/frame | unpacking ÷ packing |",
+        "| what and how | MB/frame | packing, ms/frame | unpacking, ms/frame | unpacking ÷ packing |",
         "| --- | --- | --- | --- | --- |",
-    ]
-    for way, (cost, unpack_s) in ways.items():
-        ratio = f"{unpack_s / cost.pack_s:.2f}" if cost.pack_s else ""
-        size, pack, unpack = cost.stored_bytes / n / 1e6, cost.pack_s / n * 1e3, unpack_s / n * 1e3
-        lines.append(f"| {way} | {size:.2f} | {pack:.1f} | {unpack:.1f} | {ratio} |")
-    lines += [
+        *rows("inputs", ways["inputs"], n),
+        *rows("results", ways["results"], n),
         "",
-        "Seconds a chunk: packed, written, read and unpacked once.",
+        (
+            "Seconds a chunk: decoded; input and result each packed, written, read and unpacked. *Coded, n*: inputs stay "
+            f"coded, n nodes, a keyframe each {GOP} frames, so that each frame is decoded (and read) {again}."
+        ),
         "",
-        "| share, MB/s | " + " | ".join(ways) + " | `auto` takes | its time ÷ JPEG's |",
-        "| --- " * (len(ways) + 3) + "|",
+        "| " + " | ".join(heads) + " |",
+        "| --- " * len(heads) + "|",
     ]
     for mb_s in SHARES:
-        times = {w: c.pack_s + u + 2 * c.stored_bytes / mb_s / 1e6 for w, (c, u) in ways.items()}
-        auto = chosen(raw, ways["blosc2"][0], mb_s)
-        seconds = " | ".join(f"{t:.2f}" for t in times.values())
-        lines.append(f"| {mb_s} | {seconds} | {auto} | {times[auto] / times['JPEG q95']:.2f} |")
+        auto = {what: settled(raw, ways[what]["blosc2"][0], mb_s) for what in ways}
+        taken = {what: auto[what].choose(raw.raw_bytes) for what in ways}
+
+        def way(what, how, mb_s=mb_s):
+            cost, unpack_s = ways[what][how]
+            return cost.pack_s + unpack_s + 2 * cost.stored_bytes / mb_s / 1e6
+
+        pixels = {how: decode_s + way("inputs", how) + way("results", how) for how in ("raw", "blosc2", "JPEG q95")}
+        coded = {
+            k: t * (decode_s + coded_bytes / mb_s / 1e6) + way("results", taken["results"]) for k, t in times.items()
+        }
+        pixels_s = auto["inputs"].cost(raw.raw_bytes)
+        autos = []
+        for k in NODES:
+            how, its = taken["inputs"], decode_s + way("inputs", taken["inputs"]) + way("results", taken["results"])
+            read_s = coded_bytes / n / mb_s / 1e6
+            if coded_pays(index, n, k, decode_s=decode_s / n, pixels_s=pixels_s, read_s=read_s):
+                how, its = "coded", coded[k]
+            autos.append(f"{how}, {its / pixels['JPEG q95']:.2f}")
+        seconds = [pixels["raw"], pixels["blosc2"], *coded.values(), pixels["JPEG q95"]]
+        lines.append(f"| {mb_s} | " + " | ".join([*(f"{t:.2f}" for t in seconds), *autos]) + " |")
     print("\n".join(lines))
     if told.write:
         write_section("pack", lines)

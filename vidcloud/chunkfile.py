@@ -1,6 +1,6 @@
 """A chunk's pixels as a file: written once, read as one numpy array.
 
-Layout: the line ``vidcloud chunk 1 <header bytes>``, a JSON header, zeros up to a multiple of 4,096, then the frames
+Layout: the line ``vidcloud chunk 3 <header bytes>``, a JSON header, zeros up to a multiple of 4,096, then the frames
 one after the other as `vidcloud.pixels` lays them out, or each of them packed without loss. Frames include the halo;
 the header tells which are the chunk's own, and how they are stored.
 """
@@ -22,7 +22,7 @@ import xxhash
 from vidcloud.errors import ShareError
 from vidcloud.pixels import Array, pixel_format
 
-_MAGIC = b"vidcloud chunk 2 "
+_MAGIC = b"vidcloud chunk 3 "
 _ALIGN = 4096
 _PACKABLE = 2**31 - _ALIGN
 """Bytes of a frame that blosc2 takes at once; larger ones are stored raw."""
@@ -49,6 +49,7 @@ class ChunkHeader:
         stored: how the pixels are stored; `write_chunk` says so.
         sizes: bytes of each packed frame; empty where they are raw.
         sums: XXH3-64 of each packed frame, hexadecimal: a decompressor must not be given damaged bytes.
+        pace: seconds a byte that the writer's share takes; 0.0 where it does not know yet.
     """
 
     format: str
@@ -64,6 +65,7 @@ class ChunkHeader:
     stored: Stored = "raw"
     sizes: tuple[int, ...] = ()
     sums: tuple[str, ...] = ()
+    pace: float = 0.0
 
     @property
     def frame_bytes(self) -> int:

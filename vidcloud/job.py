@@ -41,8 +41,8 @@ class JobSpec:
             or by ``ranges`` from its own server.
         plane: how pictures travel; ``auto``: the collector chooses.
         chunk: frames a chunk.
-        pack: how pixels are stored on the share: ``raw``, ``blosc2`` (packed without loss), or ``auto``: what a writer
-            measures to be faster.
+        pack: how pixels are stored on the share: ``raw``; ``blosc2`` (packed without loss); ``coded``: inputs stay as
+            they are, processors decode them, and results alone are pixels; or ``auto``: what is measured to be faster.
         segment_chunks: chunks a unit has on the segments plane.
         window: chunks that may be ahead of the encoder; 0: a few a living node.
         lease_s: seconds of silence after which a node is taken for dead.

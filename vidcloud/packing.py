@@ -7,6 +7,7 @@ read that follows.
 import statistics
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from vidcloud.chunkfile import ChunkHeader, Stored, Written, write_chunk
@@ -26,9 +27,11 @@ _MARGIN = 0.95
 class Packing:
     """How one writer stores its chunks.
 
-    With ``auto`` it takes what gives the lower time a byte for writer and reader together. A read is assumed to take as
-    long as the write of the same bytes. The bandwidth is known from every write, raw or packed; ratio and speed of
-    packing from the chunks that were packed, which is tried on the second chunk and on each 32nd while raw is better.
+    With ``auto`` it takes what gives the lower time a byte for writer and reader together. The bandwidth is known from
+    every write, raw or packed; ratio and speed of packing from the chunks that were packed, which is tried on the
+    second chunk and on each 32nd while raw is better. Whoever reads a chunk has its own bandwidth, and tells it in what
+    it writes (`hear`): the collector often has the share in its own machine. Until it was heard, it is taken to be the
+    writer's.
 
     Args:
         how: ``raw``, ``blosc2`` or ``auto``.
@@ -38,18 +41,24 @@ class Packing:
         self._asked: Stored | None = "raw" if how == "raw" else "blosc2" if how == "blosc2" else None
         self._best: Stored = "raw"
         self._chunks = 0
+        self._there = 0.0
         # Medians of five: one write that waited for something else decides nothing.
         self._write: deque[float] = deque(maxlen=5)
         self._pack: deque[float] = deque(maxlen=5)
         self._ratio: deque[float] = deque(maxlen=5)
 
     def write(self, path: Path, header: ChunkHeader, frames: Array | Sequence[Array]) -> None:
-        """Write a chunk file as `write_chunk` does, and learn from it.
+        """Write a chunk file as `write_chunk` does, with the pace in its header, and learn from it.
 
         Raises:
             OSError: the share is full or unreachable.
         """
+        header = replace(header, pace=self._pace())
         self.learn(write_chunk(path, header, frames, self.choose(header.frame_bytes * len(frames))))
+
+    def hear(self, pace: float) -> None:
+        """Take in what the other side told of its share in a header; from any thread."""
+        self._there = pace
 
     def choose(self, raw_bytes: int) -> Stored:
         """How to store the next chunk, of so many bytes of pixels."""
@@ -57,14 +66,12 @@ class Packing:
             return self._asked
         if raw_bytes < _SMALL or not self._write:
             return "raw"
-        a_byte = statistics.median(self._write)
-        if a_byte < 1 / _FAST:
+        if self._is_fast():
             self._best = "raw"
             return "raw"
         if not self._pack or self._chunks % _TRY_EACH == 0:
             return "blosc2"
-        raw = 2 * a_byte
-        packed = 2 * a_byte * statistics.median(self._ratio) + (1 + _UNPACK) * statistics.median(self._pack)
+        raw, packed = self._costs()
         now, other = (raw, packed) if self._best == "raw" else (packed, raw)
         if other < _MARGIN * now:
             self._best = "blosc2" if self._best == "raw" else "raw"
@@ -79,3 +86,31 @@ class Packing:
         if cost.pack_s:
             self._pack.append(cost.pack_s / cost.raw_bytes)
             self._ratio.append(cost.stored_bytes / cost.raw_bytes)
+
+    def cost(self, raw_bytes: int) -> float:
+        """Seconds that a chunk of so many bytes of pixels costs its writer and its reader.
+
+        0 where that is next to nothing, or where nobody knows yet.
+        """
+        if raw_bytes < _SMALL or not self._pack or self._is_fast():
+            return 0.0
+        return min(self._costs()) * raw_bytes
+
+    def read_s(self, stored_bytes: float) -> float:
+        """Seconds that so many bytes take to whoever reads there; 0 where nobody knows yet."""
+        return stored_bytes * (self._there or self._pace())
+
+    def _pace(self) -> float:
+        return statistics.median(self._write) if self._write else 0.0
+
+    def _there_and_back(self) -> float:
+        own = self._pace()
+        return own + (self._there or own)
+
+    def _is_fast(self) -> bool:
+        return self._there_and_back() < 2 / _FAST
+
+    def _costs(self) -> tuple[float, float]:
+        """Seconds a byte of pixels, raw and packed."""
+        way = self._there_and_back()
+        return way, way * statistics.median(self._ratio) + (1 + _UNPACK) * statistics.median(self._pack)

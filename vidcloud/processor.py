@@ -39,9 +39,9 @@ def run_processor(job: JobDirectory, node: str) -> None:
     signal.signal(signal.SIGTERM, _drain)
     event("started", job=job.id, node=node)
     claim: Claim | None = None
+    plane: planes.ProcessorPlane | None = None
     try:
         planes.load_processors()
-        plane = None
         while True:
             claim = worker.claim()
             told = worker.told
@@ -80,6 +80,8 @@ def run_processor(job: JobDirectory, node: str) -> None:
         stop.set()
         with contextlib.suppress(OSError, VidcloudError):
             worker.leave()
+        if plane is not None:
+            plane.close()
 
 
 def _do(worker: Worker, claim: Claim, plane: planes.ProcessorPlane) -> None:

@@ -132,7 +132,7 @@ def check(request: Request) -> Checked:
     from vidcloud.planes.choice import check_asked  # noqa: PLC0415
 
     settings = encoder_settings(request)
-    check_asked(request.plane, settings, request.on_damage)
+    check_asked(request.plane, request.pack, settings, request.on_damage)
     codec, info, path = "h264", None, storage.local_path(source)
     if path is not None:
         info = probe(path)

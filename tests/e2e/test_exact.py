@@ -9,6 +9,10 @@ from users import frames_of, same_frames
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "bigbuckbunny.mp4"
 FFV1 = ("--codec", "ffv1")
+CODED = [
+    "open-gop.mp4", "open-gop-hevc.mp4", "long-gop.mkv", "vfr.mp4", "cfr.ts", "mpeg4.avi", "edit-list.mp4", "late-start.mkv",
+    "n21.mp4", "ffv1-gbrp10.mkv",
+]  # fmt: skip
 BUILT_IN = [
     "edge", "gaussian-blur", "invert", "motion-blur", "motion-blur:type=radial", "motion-blur:type=zoom", "neon",
     "soft-glow", "temporal-denoise", "threshold",
@@ -57,13 +61,26 @@ def test_nodes_and_chunks_make_no_difference(user, samples, serial, nodes, chunk
 
 
 @pytest.mark.parametrize("name", ["long-gop.mkv", "ffv1-yuv420p10.mkv"])
-@pytest.mark.parametrize("pack", ["auto", "raw", "blosc2"])
+@pytest.mark.parametrize("pack", ["auto", "raw", "blosc2", "coded"])
 def test_how_pixels_are_stored_makes_no_difference(user, samples, serial, pack, name):
     output = user.folder / "out.mkv"
     chain = ("invert", "temporal-denoise")
     user.run(samples(name), "-o", output, "--nodes", 2, "--chunk", 7, "--pack", pack, *FFV1, *options(chain))
     assert proof(output) == proof(serial(name, *chain))
     same_frames(output, serial(name, *chain))
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+@pytest.mark.parametrize("name", CODED)
+def test_inputs_that_stay_coded_make_no_difference(user, samples, serial, name, nodes):
+    """Kinds of sources by where decoding can start and how packets tell time, each with a halo at every border."""
+    output = user.folder / "out.mkv"
+    chain = ("temporal-denoise",)
+    user.run(
+        samples(name), "-o", output, "--nodes", nodes, "--chunk", 7, "--plane", "frames", "--pack", "coded",
+        *FFV1, *options(chain),
+    )  # fmt: skip
+    assert proof(output) == proof(serial(name, *chain))
 
 
 @pytest.mark.parametrize("name", ["cfr.mp4", "ffv1-yuv420p10.mkv", "vfr.mkv"])

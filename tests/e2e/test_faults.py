@@ -62,9 +62,10 @@ def ended(gates):
     return wait
 
 
-def test_killed_processors(user, start, gates, ended, as_ever):
+@pytest.mark.parametrize("pack", ["auto", "coded"])
+def test_killed_processors(user, start, gates, ended, as_ever, pack):
     """kill -9 of processors at random, several times; regression: with the prototype one death hung the job."""
-    child = start(hold=1000, seconds=0.05, lease=3)
+    child = start("--pack", pack, hold=1000, seconds=0.05, lease=3)
     rng = random.Random(1)
     for n in (1, 2, 3):
         now = user.when("j", lambda s, n=n: s["frames"]["filtered"] >= 6 * n and processors(s))
@@ -129,10 +130,11 @@ def kill_all(user, child, nodes):
     user.when_no_processes()
 
 
-def test_all_is_killed_and_the_job_resumed(user, start, gates, as_ever):
+@pytest.mark.parametrize("pack", ["auto", "coded"])
+def test_all_is_killed_and_the_job_resumed(user, start, gates, as_ever, pack):
     """Nothing that is done is filtered again: the results on the share are taken as they are."""
     # What is done waits for the first frame, so that it still lies there.
-    child = start(hold=1000, last=0)
+    child = start("--pack", pack, hold=1000, last=0)
     done = user.share / "jobs/j/chunks/done"
     now = user.when("j", lambda _: done.exists() and len(list(done.iterdir())) >= 4)
     kill_all(user, child, now["nodes"])

@@ -50,6 +50,7 @@ def refused(user, outcome, code=2):
         (["CLIP", "--filter", "invert", "--plane", "nope"], "--plane"),
         (["CLIP", "--filter", "invert", "--plane", "segments", "-e", "b=1M"], "use --plane frames"),
         (["CLIP", "--filter", "invert", "--plane", "segments", "--on-damage", "conceal"], "use --plane frames"),
+        (["CLIP", "--filter", "invert", "--pack", "coded", "--on-damage", "conceal"], "use --pack auto"),
         (["CLIP", "--filter", "invert", "--cloud", "nope"], "no cloud"),
         (["CLIP", "--filter", "invert", "--job-id", "../x"], "job id"),
         (["CLIP", "--filter", "invert", "--nodes", "x"], "not a valid integer"),

@@ -27,9 +27,9 @@ def test_bits_that_are_spread_over_the_video_need_one_encoder(options):
     assert one_encoder(asked)
     assert must_be_frames(asked, "fail")
     with pytest.raises(UsageError, match=r"--plane segments: .*use --plane frames"):
-        check_asked("segments", asked, "fail")
-    check_asked("frames", asked, "fail")
-    check_asked("auto", asked, "fail")
+        check_asked("segments", "auto", asked, "fail")
+    check_asked("frames", "auto", asked, "fail")
+    check_asked("auto", "auto", asked, "fail")
 
 
 @pytest.mark.parametrize(
@@ -37,13 +37,13 @@ def test_bits_that_are_spread_over_the_video_need_one_encoder(options):
 )
 def test_constant_quality_does_not(options):
     assert one_encoder(settings(**options)) == ""
-    check_asked("segments", settings(**options), "fail")
+    check_asked("segments", "auto", settings(**options), "fail")
 
 
 def test_damage_is_concealed_by_a_decoder_that_sees_all():
     assert must_be_frames(settings(), "conceal")
     with pytest.raises(UsageError, match="can't conceal damage"):
-        check_asked("segments", settings(), "conceal")
+        check_asked("segments", "auto", settings(), "conceal")
 
 
 @pytest.mark.parametrize("codec", ["libx264", "libx265", "libsvtav1", "libvpx-vp9", "ffv1", "prores_ks"])
@@ -53,3 +53,9 @@ def test_codecs_that_join(codec):
 
 def test_other_codecs_stay_with_one_encoder():
     assert "may not join" in must_be_frames(settings("mpeg4"), "fail")
+
+
+def test_damage_is_concealed_by_who_decodes_all_of_it():
+    with pytest.raises(UsageError, match=r"--pack coded can't conceal .*use --pack auto"):
+        check_asked("frames", "coded", settings(), "conceal")
+    check_asked("frames", "coded", settings(), "fail")

@@ -85,6 +85,42 @@ def test_small_chunks_tell_of_latency_and_stay_raw():
     assert set(Share(1000).take(packing, 40)) == {"raw"}
 
 
+@pytest.mark.parametrize(("own", "there"), [(3000, 40), (40, 3000)])
+def test_a_slow_share_on_the_other_side_counts_too(own, there):
+    """Regression: a collector that has the share in its own machine sent raw pixels to nodes behind a slow network."""
+    packing = Packing()
+    packing.hear(1 / (there * MB))
+    assert Share(own).take(packing, 50)[-1] == "blosc2"
+    packing.hear(1 / (3000 * MB))
+    assert Share(3000).take(packing, 50)[-1] == "raw"
+
+
+def test_what_pixels_cost_is_known_once_both_ways_were_tried():
+    packing = Packing()
+    assert packing.cost(CHUNK) == 0
+    Share(50).take(packing, 1)
+    assert packing.cost(CHUNK) == 0, "nobody knows what packing would save"
+    Share(50).take(packing, 5)
+    assert packing.cost(CHUNK) == pytest.approx(2 * 0.75 * 60 / 50 + 1.9 * 1.2 * 0.06)
+    packing.hear(1 / (12 * MB))
+    assert packing.cost(CHUNK) == pytest.approx(0.75 * (60 / 50 + 60 / 12) + 1.9 * 1.2 * 0.06)
+    assert packing.cost(100_000) == 0
+    assert packing.read_s(6 * MB) == pytest.approx(0.5), "there, not here"
+    Share(2000).take(packing, 5)
+    packing.hear(1 / (2000 * MB))
+    assert packing.cost(CHUNK) == 0, "memory or a local disk"
+
+
+def test_what_a_writer_knows_of_its_share_is_in_the_header(tmp_path):
+    frames = np.zeros((5, 1280 * 720), np.uint8)
+    header = ChunkHeader("gray", 1280, 720, 0, 0, 5, tuple(range(5)), (1,) * 5)
+    packing = Packing()
+    for n in range(2):
+        packing.write(tmp_path / str(n), header, frames)
+    assert read_header(tmp_path / "0").pace == 0
+    assert 0 < read_header(tmp_path / "1").pace < 1e-6
+
+
 @pytest.mark.parametrize("way", ["raw", "blosc2", "auto"])
 def test_what_it_writes_is_read(tmp_path, way):
     frames = np.zeros((5, 640 * 480), np.uint8)

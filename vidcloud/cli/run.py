@@ -27,8 +27,8 @@ _OPTION = re.compile(r"[a-z][a-z0-9_]*=")
               help="Filter by name, or FILE.py:NAME; several make a chain.")  # fmt: skip
 @click.option("--nodes", default=1, show_default=True, metavar="N", type=int, help="Processors.")
 @click.option("--chunk", default=20, show_default=True, metavar="FRAMES", type=int, help="Frames a chunk.")
-@click.option("--pack", type=click.Choice(["auto", "raw", "blosc2"]), default="auto", show_default=True,
-              help="Pack pixels on the share without loss: what is faster there, never, always.")  # fmt: skip
+@click.option("--pack", type=click.Choice(["auto", "raw", "blosc2", "coded"]), default="auto", show_default=True,
+              help="Pixels on the share: what is faster there, as they are, packed; or inputs stay coded.")  # fmt: skip
 @click.option("--segment-chunks", default=12, show_default=True, metavar="CHUNKS", type=int,
               help="Chunks a processor takes at once on the segments plane.")  # fmt: skip
 @click.option("--plane", type=click.Choice(["auto", "frames", "segments"]), default="auto", show_default=True,

@@ -58,6 +58,39 @@ class DecodeReport:
     notes: list[str] = field(default_factory=list)
 
 
+def set_up(context: Any, info: VideoInfo, threads: int, *, strict: bool) -> None:
+    """Prepare a codec's context so that damage shows.
+
+    Args:
+        context: of the video's stream; nothing was decoded yet.
+        info: what `probe` told of the video.
+        threads: 0 is one a core.
+        strict: whether damage is an error.
+    """
+    context.thread_count, context.thread_type = threads, "AUTO"
+    if info.codec == "ffv1":
+        context.thread_type = "SLICE"  # see decode_packet
+    elif info.codec in ("hevc", "mjpeg") and strict:
+        context.options = {"err_detect": "explode"}  # else damage is only logged
+
+
+def decode_packet(packet: Any, stream: Any, info: VideoInfo) -> tuple[list[Any], bool]:
+    """The frames that come out for a packet, and whether a checksum in it is wrong.
+
+    FFmpeg tells a wrong FFV1 checksum in its log alone; slice threads log before the call ends.
+    """
+    if info.codec != "ffv1":
+        return list(stream.decode(packet)), False
+    before = av.logging.get_level()
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.logging.Capture(local=False) as logs:
+            frames = stream.decode(packet)
+    finally:
+        av.logging.set_level(before)
+    return frames, any(name == "ffv1" and "CRC mismatch" in text for _, name, text in logs)
+
+
 class Decoder:
     """Iterates over a video's frames once.
 
@@ -107,12 +140,7 @@ class Decoder:
         with open_input(self._path) as container:
             stream = container.streams[info.stream]
             context = stream.codec_context
-            context.thread_count = self._threads
-            context.thread_type = "AUTO"
-            if info.codec == "ffv1":
-                context.thread_type = "SLICE"  # see _decode
-            elif info.codec in ("hevc", "mjpeg") and not self._conceal:
-                context.options = {"err_detect": "explode"}  # else damage is only logged
+            set_up(context, info, self._threads, strict=not self._conceal)
             try:
                 report.truncated = missing_bytes(self._path) or missing_samples(container)
                 if report.truncated:
@@ -162,29 +190,16 @@ class Decoder:
 
     def _decode(self, packet: Any, stream: Any) -> Iterator[Any]:
         try:
-            if self._info.codec == "ffv1":
-                yield from self._decode_checked(packet, stream)
-            else:
-                yield from stream.decode(packet)
+            frames, sums_differ = decode_packet(packet, stream, self._info)
+            if sums_differ:
+                self.report.damaged += 1
+                self._damage(f"a frame near frame {self.report.frames}{self._at()} has a wrong checksum")
+            yield from frames
         except av.error.FFmpegError as e:
             if isinstance(e, EOFError):
                 return
             self.report.lost += 1
             self._damage(f"a frame near frame {self.report.frames}{self._at()} can't be decoded: {reason(e)}")
-
-    def _decode_checked(self, packet: Any, stream: Any) -> Iterator[Any]:
-        """FFmpeg tells a wrong FFV1 checksum in its log alone; slice threads log before the call ends."""
-        before = av.logging.get_level()
-        av.logging.set_level(av.logging.ERROR)
-        try:
-            with av.logging.Capture(local=False) as logs:
-                frames = stream.decode(packet)
-        finally:
-            av.logging.set_level(before)
-        if any(name == "ffv1" and "CRC mismatch" in text for _, name, text in logs):
-            self.report.damaged += 1
-            self._damage(f"a frame near frame {self.report.frames}{self._at()} has a wrong checksum")
-        yield from frames
 
     def _check_shape(self, frame: Any) -> None:
         info = self._info

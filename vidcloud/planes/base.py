@@ -129,3 +129,7 @@ class ProcessorPlane(Protocol):
             FileNotFoundError: the unit is gone: somebody else has done it.
         """
         ...
+
+    def close(self) -> None:
+        """Let go of what is open, before the interpreter ends: threads of a decoder would be joined under its lock."""
+        ...

@@ -8,7 +8,7 @@ from pathlib import Path
 from vidcloud import plugins
 from vidcloud.errors import MediaError, UsageError
 from vidcloud.job import JobDirectory, JobSpec
-from vidcloud.media.index import FrameIndex, RunDecoder, build_index
+from vidcloud.media.index import FrameIndex, tried_index
 from vidcloud.media.probe import VideoInfo
 from vidcloud.media.settings import EncodeSettings, encoder_codec
 from vidcloud.planes.costs import measure
@@ -22,8 +22,6 @@ _JOIN = ("h264", "hevc", "av1", "vp9", "ffv1", "prores")
 _RATES = ("b", "bitrate", "ab", "maxrate", "minrate", "bufsize", "rc_init_occupancy", "pass", "target-bitrate", "tbr")
 _RATE_PARAMS = ("bitrate", "vbv-maxrate", "vbv-bufsize", "vbv-init", "pass", "tbr", "rc")
 _PRIVATE_PARAMS = ("x264-params", "x264opts", "x265-params", "svtav1-params")
-_TRIED = 8
-"""Frames that are decoded to see whether the packets told the truth."""
 _BETTER = 0.95
 """Of the other plane's time before segments are taken: near a tie the output of one encoder is smaller."""
 
@@ -88,12 +86,14 @@ def better(frames: Prediction, segments: Prediction) -> Prediction:
     return segments if segments.seconds < _BETTER * frames.seconds else frames
 
 
-def check_asked(asked: str, settings: EncodeSettings, on_damage: str) -> None:
-    """Refuse the segments plane where it can't give what was asked for.
+def check_asked(asked: str, pack: str, settings: EncodeSettings, on_damage: str) -> None:
+    """Refuse the segments plane, or inputs that stay coded, where that can't give what was asked for.
 
     Raises:
         UsageError: tells what to do.
     """
+    if pack == "coded" and on_damage == "conceal":
+        raise UsageError("--pack coded can't conceal damage, for it finds frames by timestamp: use --pack auto")
     if asked != "segments":
         return
     if why := one_encoder(settings):
@@ -119,23 +119,10 @@ def choose(spec: JobSpec, job: JobDirectory, source: Path, info: VideoInfo) -> C
     if why := must_be_frames(settings, spec.on_damage, info.frames):
         return Choice("frames", why)
     try:
-        index = build_index(source, info)
-        _try_index(source, info, index)
+        index = tried_index(source, info)
     except MediaError:
         return Choice("frames", "the input's packets don't tell when each frame is shown")
     return _faster(spec, job, source, info, index)
-
-
-def _try_index(source: Path, info: VideoInfo, index: FrameIndex) -> None:
-    """Decode a few frames where decoding can start.
-
-    Raises:
-        MediaError: they are not those that the packets told.
-    """
-    first = index.key_frames[len(index.key_frames) // 3] if index.key_frames else 0
-    pts = index.pts[first : first + _TRIED]
-    for _ in RunDecoder(source, info, first, pts, index.entries(pts[0])):
-        pass
 
 
 def _faster(spec: JobSpec, job: JobDirectory, source: Path, info: VideoInfo, index: FrameIndex) -> Choice:

@@ -12,12 +12,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import numpy as np
 import xxhash
 
-from vidcloud import storage
 from vidcloud.chain import Chain
 from vidcloud.chunkfile import frame_hash
 from vidcloud.errors import MediaError, ShareError, StorageError
@@ -25,41 +24,21 @@ from vidcloud.job import JobDirectory, JobSpec
 from vidcloud.media.convert import converter
 from vidcloud.media.decode import DecodedFrame
 from vidcloud.media.encode import EncodedPacket, Encoder
-from vidcloud.media.index import RunDecoder, build_index
+from vidcloud.media.index import RunReader, build_index
 from vidcloud.media.parts import PartWriter, part_path, read_part
 from vidcloud.media.probe import VideoInfo
 from vidcloud.media.settings import EncodeSettings
 from vidcloud.pixels import Array, pixel_format
 from vidcloud.planes.base import Assembly, Gate, Prepared
 from vidcloud.planes.choice import Choice
+from vidcloud.planes.coded import CodedRun, open_source, own_threads, read_coded, source_version
 from vidcloud.planes.cuts import Cutter, known_cut
 from vidcloud.planes.output import Output, load_stages
 from vidcloud.planes.runs import Run, runs
-from vidcloud.ranges import RangeFile, Version
 
 _MAGIC = b"vidcloud segment 1 "
 _AHEAD = 4
 """Frames that are decoded while others are filtered."""
-
-
-def open_source(spec: JobSpec, job: JobDirectory, stream: dict[str, Any]) -> Path | BinaryIO:
-    """Where a processor reads the input: its own path, what the collector fetched onto the share, or its server.
-
-    Raises:
-        StorageError: the server does not have the version that the collector saw.
-    """
-    if spec.source == "ranges":
-        # A RawIOBase has all of a BinaryIO that readers of videos ask for.
-        return cast("BinaryIO", RangeFile(spec.input, Version(**stream["source"])))
-    return storage.local_path(spec.input) or job.scratch / storage.name_of(spec.input)
-
-
-def _version(spec: JobSpec, job: JobDirectory) -> Version | None:
-    """Which version of the input all processors read by ranges: after a resume, that of the parts which are there."""
-    if spec.source != "ranges":
-        return None
-    stream = job.stream()
-    return RangeFile(spec.input, Version(**stream["source"]) if stream else None).version
 
 
 class SegmentsCollector:
@@ -90,7 +69,7 @@ class SegmentsCollector:
         self.unit_frames = spec.chunk * spec.segment_chunks
         self.encoded = self.decoded = self._output.safe_frames
         self.estimate = len(self._index.pts)
-        self._version = _version(spec, job)
+        self._version = source_version(spec, job)
         if self._version and self._version.size != source.stat().st_size:
             raise StorageError(f"{spec.input} has changed since it was fetched: start the job anew")
         self.begin, self.abandon = self._output.begin, self._output.abandon
@@ -130,9 +109,9 @@ class SegmentsCollector:
         """Units that an earlier collector cut: what it asked for or what was made of it tells where."""
         found = {}
         for name in self._job.directory.names("chunks/ready"):
-            with contextlib.suppress(FileNotFoundError, ValueError):
-                record = json.loads(self._job.directory.read(f"chunks/ready/{name}"))
-                found[int(name)] = (record["start"], record["stop"])
+            with contextlib.suppress(FileNotFoundError, ValueError, ShareError):
+                run = read_coded(self._job.directory.path(f"chunks/ready/{name}"))
+                found[int(name)] = (run.start, run.stop)
         for name in self._job.directory.names("chunks/done"):
             with contextlib.suppress(FileNotFoundError, ValueError, ShareError):
                 header, _ = _read(self._job.directory.path(f"chunks/done/{name}"))
@@ -146,11 +125,8 @@ class SegmentsCollector:
         return self._cutter.stop(start, self._job.nodes())
 
     def _put(self, unit: int, start: int, stop: int) -> None:
-        before, after = self._output.halo
-        first = max(0, start - before)
-        pts = self._index.pts[first : stop + after].tolist()
-        record = {"first": first, "start": start, "stop": stop, "pts": pts, "entries": self._index.entries(pts[0])}
-        self._job.directory.replace(f"chunks/ready/{unit:08d}", json.dumps({"version": 1, **record}).encode())
+        run = CodedRun.of(self._index, start, stop, self._output.halo)
+        self._job.directory.replace(f"chunks/ready/{unit:08d}", run.to_bytes())
 
     def assemble(self, unit: int, result: Path) -> None:
         """Take a part as it is, and note its frames for the proof."""
@@ -203,18 +179,18 @@ class SegmentsProcessor:
         self._settings = EncodeSettings.from_json(spec.encode)
         self._target = pixel_format(stream["target"])
         self._chain = Chain(load_stages(spec, job.plugins), self._info.spec, self._target, converter)
-        self._source = open_source(spec, job, stream)
+        # Processors of one machine share its cores: more threads each would only cost.
+        self._threads = own_threads(job)
+        self._reader = RunReader(open_source(spec, job, stream), self._info, self._threads, keep=sum(self._chain.halo))
         self._out: Array = np.empty(
             (spec.chunk, self._target.samples(self._info.width, self._info.height)), self._target.dtype
         )
-        # Processors of one machine share its cores: more threads each would only cost.
-        self._threads = max(1, (os.cpu_count() or 1) // max(1, job.nodes()))
 
     def process(self, source: Path, target: Path, step: Callable[[int], None], *, keep: bool) -> None:
         """Decode, filter and encode a segment, each on a thread of its own."""
-        unit = json.loads(source.read_bytes())
-        start, stop = unit["start"], unit["stop"]
-        decoder = iter(RunDecoder(self._source, self._info, unit["first"], unit["pts"], unit["entries"], self._threads))
+        unit = read_coded(source)
+        start, stop = unit.start, unit.stop
+        frames = self._reader.run(unit.first, unit.pts, unit.entries)
         fmt = pixel_format(self._info.storage)
         samples = fmt.samples(self._info.width, self._info.height)
         made = _Segment(target.with_name(target.name + ".part"), self._settings, self._info, start, self._threads)
@@ -226,7 +202,7 @@ class SegmentsProcessor:
             step(len(made.frames))  # what the encoder was given; frames are filtered little before that
 
         try:
-            flow = _ahead(decoder, decoding)
+            flow = _ahead(frames, decoding)
             for run in runs(flow, len(self._out), self._chain.halo, fmt, samples, begin=start, end=stop):
                 _await(waiting, shown)  # the batch before lies in the same memory
                 out, own = self._out[: run.stop - run.start], run.start - run.first
@@ -246,8 +222,12 @@ class SegmentsProcessor:
         finally:
             decoding.shutdown(cancel_futures=True)
             encoding.shutdown(cancel_futures=True)
-            decoder.close()
+            frames.close()
             made.abandon()
+
+    def close(self) -> None:
+        """Let go of the input."""
+        self._reader.close()
 
 
 class _Segment:

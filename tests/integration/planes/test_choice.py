@@ -67,7 +67,7 @@ def test_packets_that_lie_stay_on_the_frames_plane(tmp_path, long, monkeypatch):
     true = build_index(long, probe(long))
     late = array("q", (p + 1 for p in true.pts))
     monkeypatch.setattr(
-        "vidcloud.planes.choice.build_index", lambda *_: FrameIndex(late, array("q", [late[0]]), array("q", [0]))
+        "vidcloud.media.index.build_index", lambda *_: FrameIndex(late, array("q", [late[0]]), array("q", [0]))
     )
     choice, *_ = chosen(tmp_path, long)
     assert (choice.plane, choice.why) == ("frames", "the input's packets don't tell when each frame is shown")

@@ -9,7 +9,7 @@ from servers import serving
 
 from vidcloud import storage
 from vidcloud.errors import StorageError
-from vidcloud.media.index import RunDecoder, build_index
+from vidcloud.media.index import RunReader, build_index
 from vidcloud.media.probe import probe
 from vidcloud.ranges import RangeFile, Version, check_ranges
 
@@ -53,9 +53,9 @@ def test_a_run_far_inside_reads_a_part_of_the_video(web, tmp_path):
     web.files["/v.mp4"] = data
     info, index = probe(source), build_index(source, probe(source))
     file = RangeFile(f"{web.url}/v.mp4")
-    args = (info, 150, index.pts[150:160], index.entries(index.pts[150]))
-    far = [f.flat.tobytes() for f in RunDecoder(file, *args)]
-    assert far == [f.flat.tobytes() for f in RunDecoder(source, *args)]
+    run = (150, index.pts[150:160], index.entries(index.pts[150]))
+    far = [f.flat.tobytes() for f in RunReader(file, info).run(*run)]
+    assert far == [f.flat.tobytes() for f in RunReader(source, info).run(*run)]
     assert file.fetched < len(data) / 2
 
 
@@ -112,7 +112,7 @@ def test_what_pyav_is_told_is_what_the_storage_said(web, tmp_path):
     file = RangeFile(f"{web.url}/v.mp4")
     web.tag = '"two"'
     with pytest.raises(StorageError, match="has changed"):
-        list(RunDecoder(file, info, 150, index.pts[150:160], index.entries(index.pts[150])))
+        list(RunReader(file, info).run(150, index.pts[150:160], index.entries(index.pts[150])))
 
 
 def test_s3(bucket):

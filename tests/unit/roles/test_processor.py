@@ -49,13 +49,16 @@ def test_what_a_network_file_system_answers_in_passing_costs_a_unit_and_not_the_
     class Plane:
         """Its first unit can't be read."""
 
-        calls = 0
+        calls, closed = 0, False
 
         def process(self, source, private, step, *, keep):
             self.calls += 1
             if self.calls == 1:
                 raise OSError(number, "in passing")
             private.write_bytes(b"result")
+
+        def close(self):
+            self.closed = True
 
     monkeypatch.setattr(planes, "load_processors", lambda: None)
     monkeypatch.setattr(planes, "open_processor", lambda spec, job: plane)
@@ -82,3 +85,4 @@ def test_what_a_network_file_system_answers_in_passing_costs_a_unit_and_not_the_
         thread.join()
         signal.signal(signal.SIGTERM, before)
     assert plane.calls == (2 if goes_on else 1)
+    assert plane.closed
