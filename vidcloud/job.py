@@ -164,9 +164,13 @@ class JobRecords:
         """How many processors the user wants."""
         return int((self._read("nodes.json") or {"nodes": 0})["nodes"])
 
-    def write_nodes(self, nodes: int) -> None:
-        """Set how many processors there should be."""
-        self._write("nodes.json", {"nodes": nodes})
+    def write_nodes(self, nodes: int, machines: int = 1) -> None:
+        """Set how many processors there should be, and on how many machines the job runs."""
+        self._write("nodes.json", {"nodes": nodes, "machines": machines})
+
+    def machines(self) -> int:
+        """On how many machines the job runs, its collector's included."""
+        return max(1, int((self._read("nodes.json") or {}).get("machines", 1)))
 
     def lines(self, name: str) -> list[str]:
         """A record of one thing a line: ``hosts`` that may mount the share, instances that are asked to ``drain``."""

@@ -80,7 +80,7 @@ class Launcher:
         """
         try:
             self._site.prepare(tell)
-            self._job.write_nodes(nodes)
+            self._want(nodes)
         except BaseException:
             self._forget()
             raise
@@ -91,6 +91,9 @@ class Launcher:
             self.terminate()
             self._forget()
             raise
+
+    def _want(self, nodes: int) -> None:
+        self._job.write_nodes(nodes, self._cloud.machines(nodes))
 
     def _forget(self) -> None:
         with contextlib.suppress(VidcloudError, OSError):  # what went wrong is what is told
@@ -126,7 +129,7 @@ class Launcher:
             before = self._job.nodes()
             wanted = before if asked is None else asked
             if asked is not None:
-                self._job.write_nodes(asked)
+                self._want(asked)
             # Before the look that decides: there must be none between that and the start (`EC2Cloud.run_instances`).
             line = self._site.user_data("processor")
             alive = self._alive("processor")
@@ -136,7 +139,7 @@ class Launcher:
                 try:
                     self._run("processor", wanted - len(alive), line)
                 except UsageError:  # more than there is room for: the supervisor must not try it as well
-                    self._job.write_nodes(before)
+                    self._want(before)
                     raise
             return wanted - len(alive)
 

@@ -99,6 +99,10 @@ class Cloud(Protocol):
         """What an instance printed."""
         ...
 
+    def machines(self, nodes: int) -> int:
+        """On how many machines a job of so many processors runs, its collector's included."""
+        ...
+
 
 class RemoteCloud(Cloud, Protocol):
     """A cloud whose nodes' share the launcher does not see: the job has a home (`vidcloud.home`)."""

@@ -456,6 +456,10 @@ class SshCloud:
         for r in records:
             self.run_instances(r["role"], r["user_data"].replace(r["id"], "{instance}"), 1)
 
+    def machines(self, nodes: int) -> int:
+        """As many hosts as there are, before any takes a second one."""
+        return min(nodes + 1, len(self._options.hosts))
+
     def console_output(self, instance_id: str) -> str:
         """What a process printed."""
         path = self._logs / f"{instance_id}.log"

@@ -74,6 +74,13 @@ def set_up(context: Any, info: VideoInfo, threads: int, *, strict: bool) -> None
         context.options = {"err_detect": "explode"}  # else damage is only logged
 
 
+def ignore_others(container: Any, stream: Any) -> None:
+    """Read no packets of the file's other streams."""
+    for other in container.streams:
+        if other.index != stream.index:
+            other.discard = Discard.all
+
+
 def decode_packet(packet: Any, stream: Any, info: VideoInfo) -> tuple[list[Any], bool]:
     """The frames that come out for a packet, and whether a checksum in it is wrong.
 
@@ -164,9 +171,7 @@ class Decoder:
         packets, incomplete = 0, False
         # Filled from the header alone for these; it grows while others are read.
         indexed = len(stream.index_entries) if "mp4" in container.format.name else 0
-        for other in container.streams:
-            if other.index != stream.index:
-                other.discard = Discard.all
+        ignore_others(container, stream)
         demuxer = container.demux(stream)
         while True:
             try:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import av
 import av.error
 import av.logging
+import xxhash
 from av.codec.context import Flags
 
 from vidcloud.errors import MediaError, UsageError
@@ -81,6 +82,7 @@ class Encoder:
         resolved: the encoder and the format that `encode` takes.
         codec_tag: the tag that the encoder chose, or empty.
         colour: what it was told: primaries, transfer, matrix, range, as FFmpeg's numbers.
+        parameters: a hash of what a decoder is told beforehand (codec, size, extradata).
 
     Raises:
         UsageError: the encoder refuses the settings.
@@ -100,6 +102,8 @@ class Encoder:
         self._to_frame = writer(self.resolved.storage, self.resolved.pix_fmt, info.width, info.height)
         self._template: bytes | None = None
         self._open(settings, threads)
+        told = f"{self.resolved.codec} {info.width}x{info.height} ".encode() + (self._context.extradata or b"")
+        self.parameters = xxhash.xxh3_128_hexdigest(told)
         self._fields = _FieldFlags(info, self.resolved.pix_fmt) if self._interlaced else None
         tag = self._context.codec_tag
         context = self._context
@@ -145,6 +149,7 @@ class Encoder:
         self._stream.time_base = self._time_base
         context.framerate = self._rate
         context.thread_count = threads
+        _limit_threads(options, found.encoder, threads)
         codec = context.codec
         context.flags |= Flags.global_header.value
         if not codec.intra_only:
@@ -258,6 +263,14 @@ class Encoder:
         made = self._sink.getvalue()
         self._sink.close()
         return made
+
+
+def _limit_threads(options: dict[str, str], encoder: str, threads: int) -> None:
+    """Tell encoders with thread pools of their own how many threads they have, unless the user did."""
+    name, param = {"libx265": ("x265-params", "pools"), "libsvtav1": ("svtav1-params", "lp")}.get(encoder, ("", ""))
+    told = options.get(name, "")
+    if name and threads and param not in (p.partition("=")[0] for p in told.split(":")):
+        options[name] = ":".join(p for p in (told, f"{param}={threads}") if p)
 
 
 def _tag_colour(context: Any, info: VideoInfo, found: Resolved) -> None:

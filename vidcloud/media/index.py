@@ -3,7 +3,7 @@
 from array import array
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidcloud.errors import MediaError
-from vidcloud.media.decode import DecodedFrame, decode_packet, set_up
+from vidcloud.media.decode import DecodedFrame, decode_packet, ignore_others, set_up
 from vidcloud.media.files import open_input, reason
 from vidcloud.media.lengths import missing_bytes, missing_samples
 from vidcloud.media.pictures import reader
@@ -60,6 +60,7 @@ def build_index(path: Path | str, info: VideoInfo) -> FrameIndex:
         if truncated := missing_bytes(path) or missing_samples(container):
             raise MediaError(f"{path}: the file is truncated: {truncated}; --on-damage conceal shows what there is")
         try:
+            ignore_others(container, stream)
             for packet in container.demux(stream):
                 if packet.size and not packet.is_discard:
                     pts.append(_UNKNOWN if packet.pts is None else packet.pts)
@@ -110,22 +111,28 @@ class RunReader:
         info: what `probe` told of it.
         threads: of the decoder; 0 is one a core.
         keep: how many of the last frames are kept for a run that begins with them: as many as runs overlap.
+
+    Attributes:
+        threads: of the decoder from the next time on that it is started.
     """
 
     def __init__(self, path: Path | str | BinaryIO, info: VideoInfo, threads: int = 0, keep: int = 0) -> None:
-        self._path, self._info, self._threads = path, info, threads
+        self._path, self._info, self.threads = path, info, threads
         self._fmt = pixel_format(info.storage)
         self._flow: Generator[Any] | None = None
         self._last: int | None = None
         self._kept: deque[DecodedFrame] = deque(maxlen=keep)
 
-    def run(self, first: int, pts: Sequence[int], entries: Sequence[int]) -> Generator[DecodedFrame]:
-        """Give a run's frames; ``flat`` is new memory for every frame, so that a thread may decode ahead.
+    def run(
+        self, first: int, pts: Sequence[int], entries: Sequence[int], passed: Callable[[], None] = lambda: None
+    ) -> Generator[DecodedFrame]:
+        """Give a run's frames; ``flat`` is new memory for every frame.
 
         Args:
             first: index in the video of the run's first frame.
             pts: the timestamps of the run's frames, from the index.
             entries: timestamps of keyframes to start from, tried in turn; then the start of the file is.
+            passed: called for each frame on the way to them; may raise to end it.
 
         Raises:
             MediaError: the frames can't be found or decoded as the index told.
@@ -145,7 +152,7 @@ class RunReader:
                 self.close()
                 self._flow = self._open(way)
             try:
-                for frame in self._match(first, pts, done):
+                for frame in self._match(first, pts, done, passed):
                     self._kept.append(frame)
                     yield frame
                     done += 1
@@ -168,7 +175,7 @@ class RunReader:
         last = self._last
         return self._flow is not None and last is not None and last < pts and not any(e > last for e in entries)
 
-    def _match(self, first: int, pts: Sequence[int], at: int) -> Iterator[DecodedFrame]:
+    def _match(self, first: int, pts: Sequence[int], at: int, passed: Callable[[], None]) -> Iterator[DecodedFrame]:
         info, flow = self._info, self._flow
         samples = self._fmt.samples(info.width, info.height)
         read = reader(info.pix_fmt, info.storage)
@@ -184,6 +191,7 @@ class RunReader:
                 continue
             self._last = shown
             if shown < pts[at]:
+                passed()
                 continue
             changed = (frame.width, frame.height) != (info.width, info.height)
             if shown != pts[at] or frame.is_corrupt or changed or frame.format.name != info.pix_fmt:
@@ -197,7 +205,8 @@ class RunReader:
         with open_input(self._path) as container:
             stream = container.streams[self._info.stream]
             context = stream.codec_context
-            set_up(context, self._info, self._threads, strict=True)
+            set_up(context, self._info, self.threads, strict=True)
+            ignore_others(container, stream)
             try:
                 if entry is not None:
                     container.seek(entry, stream=stream, backward=True)

@@ -237,11 +237,11 @@ class _Mux:
         ahead = [start - k * step for k in range(delay, 0, -1)]
         dts = deque(t * fine for t in ahead) if fine == 1 else deque(start * fine + k * step for k in range(delay))
         shift, unit = int(self._shift / first.time_base) * fine, first.time_base / fine
-        expected, template = first.first, first.template()
+        expected = first.first
         for part in chain([first], self._parts):
             if part.first != expected or part.time_base != first.time_base or part.codec != first.codec:
                 raise MediaError(f"{part.path} does not follow the part before it")
-            if part is not first and not _same_parameters(part.template(), template):
+            if part.parameters != first.parameters:
                 raise MediaError(f"{part.path} was encoded with other parameters than the first part")
             expected += part.frames
             times = [t * fine for t in part.pts]
@@ -333,14 +333,6 @@ def _starts_before_zero(path: Path | str, index: int) -> bool:
 
 def _carried_tags(tags: dict[str, str]) -> dict[str, str]:
     return {k: v for k, v in tags.items() if k.lower().split("-")[0] not in _NOT_CARRIED}
-
-
-def _same_parameters(one: bytes, other: bytes) -> bool:
-    if one == other:
-        return True
-    with av.open(io.BytesIO(one)) as a, av.open(io.BytesIO(other)) as b:
-        x, y = a.streams.video[0].codec_context, b.streams.video[0].codec_context
-        return (x.extradata, x.width, x.height) == (y.extradata, y.width, y.height)
 
 
 def _attach(out: Any, source: Any, stream: Any) -> None:

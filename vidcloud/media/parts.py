@@ -9,8 +9,8 @@ import io
 import json
 import os
 import struct
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -25,6 +25,7 @@ MIN_FRAMES = 48
 _MAGIC = b"VCPART1\n"
 _RECORD = struct.Struct("<IqqB")
 _END = 0xFFFFFFFF
+_BLOCK = 1 << 20
 _TAIL = struct.Struct("<I16s8s")
 
 
@@ -49,11 +50,13 @@ class Part:
         codec: the codec's name.
         codec_tag: the encoder's tag, or empty.
         colour: primaries, transfer, matrix and range that it was told, FFmpeg's numbers.
+        parameters: a hash of what a decoder is told beforehand: parts with the same one join.
         delay: by how many places decoding runs before presentation at most.
         pts: all timestamps, sorted.
         size: bytes of all packets.
         template_at: where the template lies in the file: offset and length.
         packets_at: offset of the first packet.
+        told: what else its writer told of it.
     """
 
     path: Path
@@ -63,17 +66,34 @@ class Part:
     codec: str
     codec_tag: str
     colour: tuple[int, ...]
+    parameters: str
     delay: int
     pts: tuple[int, ...]
     size: int
     template_at: tuple[int, int]
     packets_at: int
+    told: Mapping[str, Any] = field(default_factory=dict)
 
     def template(self) -> bytes:
         """The tiny file with the codec's parameters."""
         with self.path.open("rb") as f:
             f.seek(self.template_at[0])
             return f.read(self.template_at[1])
+
+    def check(self) -> None:
+        """See whether the file is as it was written.
+
+        Raises:
+            MediaError: it is damaged.
+        """
+        digest = xxhash.xxh3_128()
+        with self.path.open("rb") as f:
+            left = os.fstat(f.fileno()).st_size - _TAIL.size
+            while left > 0 and (block := f.read(min(left, _BLOCK))):
+                digest.update(block)
+                left -= len(block)
+            if left or digest.digest() != _TAIL.unpack(f.read(_TAIL.size))[1]:
+                raise MediaError(f"{self.path} is damaged: its hash differs")
 
     def packets(self) -> Iterator[PartPacket]:
         """The packets in order of decoding.
@@ -132,11 +152,13 @@ def read_part(path: Path | str) -> Part:
         codec=header["codec"],
         codec_tag=header["codec_tag"],
         colour=tuple(header["colour"]),
+        parameters=header["parameters"],
         delay=footer["delay"],
         pts=tuple(footer["pts"]),
         size=footer["size"],
         template_at=(template_at, template),
         packets_at=template_at + template,
+        told=footer["told"],
     )
 
 
@@ -175,6 +197,7 @@ class PartWriter:
                 "encoder": encoder.resolved.encoder,
                 "codec_tag": encoder.codec_tag,
                 "colour": encoder.colour,
+                "parameters": encoder.parameters,
                 "time_base": f"{time_base.numerator}/{time_base.denominator}",
                 "first": first,
                 "template": len(template),
@@ -200,12 +223,16 @@ class PartWriter:
         self._pts.append(packet.pts)
         self._size += len(packet.data)
 
-    def finish(self) -> Part:
-        """Make the part durable and give it its name."""
+    def finish(self, **told: Any) -> Part:
+        """Make the part durable and give it its name.
+
+        Args:
+            told: of JSON's types, for `Part.told`.
+        """
         ordered = sorted(self._pts)
         place = {pts: k for k, pts in enumerate(ordered)}
         delay = max((k - place[pts] for k, pts in enumerate(self._pts)), default=0)
-        footer = json.dumps({"pts": ordered, "delay": delay, "size": self._size}).encode()
+        footer = json.dumps({"pts": ordered, "delay": delay, "size": self._size, "told": told}).encode()
         self._write(_RECORD.pack(_END, 0, 0, 0), footer)
         self._file.write(_TAIL.pack(len(footer), self._digest.digest(), _MAGIC))
         self._file.flush()

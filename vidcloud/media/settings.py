@@ -178,7 +178,7 @@ def encoder_options(settings: EncodeSettings, found: Resolved) -> dict[str, str]
         options["preset"] = settings.preset
     options.update({k: str(v) for k, v in settings.options.items()})
     if encoder == "libx265":
-        mine = "log-level=none:open-gop=0"
+        mine = "log-level=none:open-gop=0:info=0"  # its info tells threads and processor, by which parts would differ
         options["x265-params"] = ":".join(p for p in (mine, options.get("x265-params", "")) if p)
     return options
 

@@ -121,7 +121,8 @@ class ProcessorPlane(Protocol):
         Args:
             source: the unit's input.
             target: a private name for the result.
-            step: called with the number of finished frames, after each.
+            step: called with the number of finished frames, after each; before the first one, while the way there is
+                long, with ever lower numbers below zero.
             keep: where a filter raises, pass the frame through it unchanged.
 
         Raises:

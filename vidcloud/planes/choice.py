@@ -131,10 +131,14 @@ def _faster(spec: JobSpec, job: JobDirectory, source: Path, info: VideoInfo, ind
     preroll = costs.decode / costs.whole
     frames, nodes = len(index.pts), max(1, job.nodes())
     cutter = Cutter(frames, index.key_frames, chunk=spec.chunk, chunks=spec.segment_chunks, preroll=preroll)
-    machine = Machine(os.cpu_count() or 1)
+    machines = job.machines()
+    # The others are taken to be like this one, and their cores to be shared by the processors on them.
+    cores = max(1, len(os.sched_getaffinity(0)) // (1 if machines == 1 else -(-nodes // machines)))
+    machine = Machine(cores, shared=machines == 1)
     both = [predict(p, costs, cutter, frames, nodes, machine) for p in ("frames", "segments")]
     best = better(*both)
     other = both[both[0] is best]
-    on = f"{nodes} node{'s' if nodes > 1 else ''} on {machine.cores} cores"
+    each = f"{machine.cores} cores" + (" each" if machines > 1 else "")
+    on = f"{nodes} node{'s' if nodes > 1 else ''} on {each}"
     why = f"{best.fps:.1f} fps expected against {other.fps:.1f}; {costs}; {on}"
     return Choice(best.plane, why, round(preroll, 3), index)

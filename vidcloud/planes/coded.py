@@ -103,7 +103,7 @@ def source_version(spec: JobSpec, job: JobDirectory) -> Version | None:
 
 def own_threads(job: JobDirectory) -> int:
     """Threads a codec has in a processor: those of one machine share its cores, and more each would only cost."""
-    return max(1, (os.cpu_count() or 1) // max(1, job.nodes()))
+    return max(1, len(os.sched_getaffinity(0)) // max(1, -(-job.nodes() // job.machines())))
 
 
 def stretch(index: FrameIndex, chunk: int, nodes: int) -> tuple[float, int]:

@@ -120,4 +120,4 @@ class Output:
 
 
 def _light(part: Part) -> Part:
-    return replace(part, pts=())
+    return replace(part, pts=(), told={})

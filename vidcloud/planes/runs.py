@@ -1,6 +1,7 @@
 """Decoded frames in runs of a chunk's size, each with the halo it needs: what both planes filter."""
 
 from collections.abc import Iterator
+from itertools import cycle
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ class Run(NamedTuple):
         first: index in the video of ``frames[0]``.
         start: index of the first frame of its own.
         stop: one past the last frame of its own.
-        frames: ``(n, samples)``, of its own and of the halo all that the video has; the same memory for every run.
+        frames: ``(n, samples)``, of its own and of the halo all that the video has; memory of one of `runs`' buffers.
         pts: of all ``frames``.
         durations: of all ``frames``.
     """
@@ -39,6 +40,7 @@ def runs(
     *,
     begin: int = 0,
     end: int | None = None,
+    buffers: int = 1,
 ) -> Iterator[Run]:
     """Group frames into runs.
 
@@ -50,10 +52,11 @@ def runs(
         samples: in one frame.
         begin: index of the first frame of the first run's own.
         end: one past the last frame of the last run's own; None where ``flow`` tells.
+        buffers: taken in turn: so many runs later a run's memory is used again.
     """
     before, after = halo
-    # One buffer for all: frames are shifted down when a run is done.
-    buffer: Array = np.empty((before + size + after, samples), fmt.dtype)
+    turns = cycle(np.empty((buffers, before + size + after, samples), fmt.dtype))
+    buffer: Array = next(turns)
     pts: list[int] = []
     durations: list[int] = []
     first, start, more = max(0, begin - before), begin, True
@@ -75,8 +78,10 @@ def runs(
         yield Run(low + first, start, stop, buffer[low:high], tuple(pts[low:high]), tuple(durations[low:high]))
         start = stop
         drop = max(first, start - before) - first
-        if drop:
+        following = next(turns)
+        if drop or following is not buffer:
             kept = len(pts) - drop
-            buffer[:kept] = buffer[drop : drop + kept]
+            following[:kept] = buffer[drop : drop + kept]
+            buffer = following
             del pts[:drop], durations[:drop]
             first += drop

@@ -6,11 +6,11 @@ timestamp, `SegmentsProcessor.process` makes a closed part of them,
 """
 
 import contextlib
-import json
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,9 @@ from vidcloud.chunkfile import frame_hash
 from vidcloud.errors import MediaError, ShareError, StorageError
 from vidcloud.job import JobDirectory, JobSpec
 from vidcloud.media.convert import converter
-from vidcloud.media.decode import DecodedFrame
 from vidcloud.media.encode import EncodedPacket, Encoder
 from vidcloud.media.index import RunReader, build_index
-from vidcloud.media.parts import PartWriter, part_path, read_part
+from vidcloud.media.parts import Part, PartWriter, part_path, read_part
 from vidcloud.media.probe import VideoInfo
 from vidcloud.media.settings import EncodeSettings
 from vidcloud.pixels import Array, pixel_format
@@ -36,9 +35,12 @@ from vidcloud.planes.cuts import Cutter, known_cut
 from vidcloud.planes.output import Output, load_stages
 from vidcloud.planes.runs import Run, runs
 
-_MAGIC = b"vidcloud segment 1 "
-_AHEAD = 4
-"""Frames that are decoded while others are filtered."""
+_BUFFERS = 2
+"""Of decoded and of filtered batches: while one is filtered, the next is decoded and the one before encoded."""
+_BYTES = 512e6
+"""… and what they may take together: batches of large pictures are smaller."""
+_SHOW_S = 0.25
+"""How often a long way to a segment's first frame shows progress."""
 
 
 class SegmentsCollector:
@@ -114,8 +116,8 @@ class SegmentsCollector:
                 found[int(name)] = (run.start, run.stop)
         for name in self._job.directory.names("chunks/done"):
             with contextlib.suppress(FileNotFoundError, ValueError, ShareError):
-                header, _ = _read(self._job.directory.path(f"chunks/done/{name}"))
-                found[int(name.split(".")[0])] = (header["start"], header["stop"])
+                told = _result(self._job.directory.path(f"chunks/done/{name}")).told
+                found[int(name.split(".")[0])] = (told["start"], told["stop"])
         return found
 
     def _cut(self, unit: int, start: int, known: dict[int, tuple[int, int]]) -> int:
@@ -130,32 +132,26 @@ class SegmentsCollector:
 
     def assemble(self, unit: int, result: Path) -> None:
         """Take a part as it is, and note its frames for the proof."""
-        header, part = _read(result)
-        start = self.encoded  # results come in order
-        told = self._index.pts[start : header["stop"]]
-        if header["start"] != start or [e[0] for e in header["frames"]] != list(told):
+        part, start = _result(result), self.encoded  # results come in order
+        _check(part)
+        told = self._index.pts[start : part.told["stop"]]
+        if part.told["start"] != start or [e[0] for e in part.told["frames"]] != list(told) or part.frames != len(told):
             raise ShareError(f"the result of unit {unit} does not hold the frames that were asked for")
         final = part_path(self._job.parts, start)
-        beside = final.with_name(final.name + ".partial")
-        with beside.open("wb") as f:
-            f.write(part)
-            f.flush()
-            os.fsync(f.fileno())
-        beside.replace(final)
-        made = read_part(final)
-        if made.frames != len(told):
-            raise ShareError(f"the part of unit {unit} has {made.frames} frames, not {len(told)}")
-        for pts, duration, digest in header["frames"]:
+        final.unlink(missing_ok=True)  # of a collector that died before it noted the frames
+        final.hardlink_to(result)
+        for pts, duration, digest in part.told["frames"]:
             self._output.frame(pts, duration, digest)
-        self._output.note(header["notes"])
-        self._output.safe([made])
-        self.encoded += made.frames
+        self._output.note(part.told["notes"])
+        self._output.safe([replace(part, path=final)])
+        self.encoded += part.frames
         self.decoded = self.encoded
 
     def digest(self, result: Path) -> str:
-        """The hash of a result's frame hashes: two encodings may differ, the filtered pixels may not."""
-        header, _ = _read(result)
-        return xxhash.xxh3_128_hexdigest("".join(e[2] for e in header["frames"]).encode())
+        """The hash of a whole result's frame hashes: two encodings may differ, the filtered pixels may not."""
+        part = _result(result)
+        _check(part)
+        return xxhash.xxh3_128_hexdigest("".join(e[2] for e in part.told["frames"]).encode())
 
     def finish(self) -> Assembly:
         """Join the parts with all other streams of the input."""
@@ -179,33 +175,41 @@ class SegmentsProcessor:
         self._settings = EncodeSettings.from_json(spec.encode)
         self._target = pixel_format(stream["target"])
         self._chain = Chain(load_stages(spec, job.plugins), self._info.spec, self._target, converter)
+        self._job = job
         # Processors of one machine share its cores: more threads each would only cost.
-        self._threads = own_threads(job)
-        self._reader = RunReader(open_source(spec, job, stream), self._info, self._threads, keep=sum(self._chain.halo))
-        self._out: Array = np.empty(
-            (spec.chunk, self._target.samples(self._info.width, self._info.height)), self._target.dtype
-        )
+        source = open_source(spec, job, stream)
+        self._reader = RunReader(source, self._info, own_threads(job), keep=sum(self._chain.halo))
+        self._fmt = pixel_format(self._info.storage)
+        size = self._info.width, self._info.height
+        self._samples = self._fmt.samples(*size)
+        both = self._fmt.frame_bytes(*size) + self._target.frame_bytes(*size)
+        self._batch = max(1, min(spec.chunk, int(_BYTES / (_BUFFERS * both))))
+        self._out: Array = np.empty((_BUFFERS, self._batch, self._target.samples(*size)), self._target.dtype)
 
     def process(self, source: Path, target: Path, step: Callable[[int], None], *, keep: bool) -> None:
         """Decode, filter and encode a segment, each on a thread of its own."""
         unit = read_coded(source)
         start, stop = unit.start, unit.stop
-        frames = self._reader.run(unit.first, unit.pts, unit.entries)
-        fmt = pixel_format(self._info.storage)
-        samples = fmt.samples(self._info.width, self._info.height)
-        made = _Segment(target.with_name(target.name + ".part"), self._settings, self._info, start, self._threads)
+        self._reader.threads = threads = own_threads(self._job)  # nodes come and go
+        way = _Way()
+        frames = self._reader.run(unit.first, unit.pts, unit.entries, way)
+        made = _Segment(target, self._settings, self._info, start, threads)
         notes: list[str] = []
         decoding, encoding = ThreadPoolExecutor(1, "decode"), ThreadPoolExecutor(1, "encode")
         waiting: deque[Future[None]] = deque()
 
         def shown() -> None:
-            step(len(made.frames))  # what the encoder was given; frames are filtered little before that
+            # What the encoder was given; frames are filtered little before that.
+            step(len(made.frames) or -way.frames)
 
         try:
-            flow = _ahead(frames, decoding)
-            for run in runs(flow, len(self._out), self._chain.halo, fmt, samples, begin=start, end=stop):
-                _await(waiting, shown)  # the batch before lies in the same memory
-                out, own = self._out[: run.stop - run.start], run.start - run.first
+            flow = runs(
+                frames, self._batch, self._chain.halo, self._fmt, self._samples,
+                begin=start, end=stop, buffers=_BUFFERS,
+            )  # fmt: skip
+            for run, buffer in zip(_ahead(flow, decoding, shown), cycle(self._out)):
+                _await(waiting, shown, self._batch)  # the batch before the last one lies in the same memory
+                out, own = buffer[: run.stop - run.start], run.start - run.first
 
                 def filtered(frames: int, out: Array = out, run: Run = run, own: int = own) -> None:
                     shown()
@@ -215,11 +219,10 @@ class SegmentsProcessor:
                 times = [float(p * self._info.time_base) for p in run.pts]
                 self._chain.run(run.frames, run.first, out, run.start, times, keep=keep, step=filtered)
                 notes += [f"frame {i}: the filter failed, kept as it came ({why})" for i, why in self._chain.kept]
-            _await(waiting, shown)
-            made.finish(stop)
-            header = {"start": start, "stop": stop, "frames": made.frames, "notes": notes}
-            _write(target, header, made.path.read_bytes())
+            _await(waiting, shown, 0)
+            made.finish(stop, notes)
         finally:
+            way.given_up = True
             decoding.shutdown(cancel_futures=True)
             encoding.shutdown(cancel_futures=True)
             frames.close()
@@ -242,7 +245,7 @@ class _Segment:
     """
 
     def __init__(self, path: Path, settings: EncodeSettings, info: VideoInfo, start: int, threads: int) -> None:
-        self.path, self._start, self._time_base = path, start, info.time_base
+        self._path, self._start, self._time_base = path, start, info.time_base
         self._encoder = Encoder(settings, info, threads=threads)
         self._writer: PartWriter | None = None
         self.frames: list[tuple[int, int, str]] = []
@@ -259,11 +262,11 @@ class _Segment:
                     raise MediaError(
                         f"{self._encoder.resolved.encoder} does not begin with a closed keyframe: use --plane frames"
                     )
-                self._writer = PartWriter(self.path, self._encoder, self._time_base, self._start)
+                self._writer = PartWriter(self._path, self._encoder, self._time_base, self._start)
             self._writer.add(packet)
 
-    def finish(self, stop: int) -> None:
-        """Make the part whole.
+    def finish(self, stop: int, notes: list[str]) -> None:
+        """Make the part whole, its frames' hashes and the notes in it.
 
         Raises:
             MediaError: the encoder gave other than one packet for each frame.
@@ -271,43 +274,70 @@ class _Segment:
         self._take(self._encoder.flush())
         if self._writer is None or self._writer.frames != stop - self._start:
             raise MediaError(f"the encoder gave other than one packet for each of the frames {self._start}…{stop - 1}")
-        self._writer.finish()
+        self._writer.finish(start=self._start, stop=stop, frames=self.frames, notes=notes)
 
     def abandon(self) -> None:
-        """Leave nothing behind."""
-        self.path.unlink(missing_ok=True)
+        """Leave nothing behind of a part that is not whole."""
         if self._writer is not None:
             self._writer.abandon()
 
 
-def _ahead(frames: Iterator[DecodedFrame], pool: ThreadPoolExecutor) -> Iterator[DecodedFrame]:
-    """Let the decoder work a few frames ahead of who takes them."""
-    waiting = deque(pool.submit(next, frames, None) for _ in range(_AHEAD))
-    while (frame := waiting.popleft().result()) is not None:
-        waiting.append(pool.submit(next, frames, None))
-        yield frame
+class _Way:
+    """How far the decoder is on its way to a segment, and whether nobody waits for it any more."""
+
+    def __init__(self) -> None:
+        self.frames, self.given_up = 0, False
+
+    def __call__(self) -> None:
+        """One frame more."""
+        self.frames += 1
+        if self.given_up:
+            raise _GivenUpError
 
 
-def _await(waiting: deque[Future[None]], shown: Callable[[], None]) -> None:
-    """Wait until the frames that were given to the encoder are coded; show progress meanwhile."""
-    while waiting:
+class _GivenUpError(Exception):
+    """The segment is another's by now, or this node leaves."""
+
+
+def _ahead(flow: Iterator[Run], pool: ThreadPoolExecutor, shown: Callable[[], None]) -> Iterator[Run]:
+    """Let the decoder be one batch ahead of who takes them; show progress meanwhile."""
+    coming = pool.submit(next, flow, None)
+    while True:
+        while not wait([coming], _SHOW_S).done:
+            shown()
+        if (run := coming.result()) is None:
+            return
+        coming = pool.submit(next, flow, None)
+        yield run
+
+
+def _await(waiting: deque[Future[None]], shown: Callable[[], None], left: int) -> None:
+    """Wait until no more than so many frames that were given to the encoder are not coded; show progress meanwhile."""
+    while len(waiting) > left:
         waiting.popleft().result()
         shown()
 
 
-def _write(target: Path, header: dict[str, Any], part: bytes) -> None:
-    body = json.dumps({"version": 1, **header}, separators=(",", ":")).encode()
-    target.write_bytes(_MAGIC + f"{len(body)} {len(part)} {xxhash.xxh3_128_hexdigest(part)}\n".encode() + body + part)
+def _result(path: Path) -> Part:
+    """A published part.
 
-
-def _read(path: Path) -> tuple[dict[str, Any], bytes]:
-    line, _, rest = path.read_bytes().partition(b"\n")
+    Raises:
+        FileNotFoundError: there is none (any more).
+        ShareError: it is cut short, damaged or something else.
+    """
     try:
-        header, size, digest = line.removeprefix(_MAGIC).split()
-        record: dict[str, Any] = json.loads(rest[: int(header)])
-    except ValueError as e:
-        raise ShareError(f"{path} is not a segment") from e
-    part = rest[int(header) :]
-    if len(part) != int(size) or xxhash.xxh3_128_hexdigest(part).encode() != digest:
-        raise ShareError(f"{path} is cut short or damaged")
-    return record, part
+        part = read_part(path)
+    except MediaError as e:
+        if isinstance(e.__cause__, FileNotFoundError):
+            raise e.__cause__ from None
+        raise ShareError(str(e)) from e
+    if not part.told:
+        raise ShareError(f"{path} is not a segment")
+    return part
+
+
+def _check(part: Part) -> None:
+    try:
+        part.check()
+    except MediaError as e:
+        raise ShareError(str(e)) from e

@@ -17,7 +17,7 @@ class Running:
     Attributes:
         unit: the unit's number.
         elapsed_s: seconds since it was claimed.
-        steps: frames done then; 0 if the heartbeat does not show this unit yet.
+        steps: frames done then; 0 if the heartbeat does not show this unit yet, below on the way to the first one.
         shown_s: seconds since that heartbeat.
     """
 
@@ -28,7 +28,7 @@ class Running:
 
     def left_s(self, frames: int) -> float | None:
         """Seconds until it ends if it goes on as it did; None where no frame was seen to be done."""
-        if not self.steps:
+        if self.steps <= 0:
             return None
         return max(0, frames - self.steps) * (self.elapsed_s - self.shown_s) / self.steps - self.shown_s
 

@@ -1,5 +1,6 @@
 """The queue's names and records on the share. Records are versioned JSON; unknown keys are ignored."""
 
+import functools
 import json
 import os
 from dataclasses import dataclass, field
@@ -171,7 +172,7 @@ class Beat:
         count: grows with each writing.
         unit: the unit it holds, or -1.
         epoch: of that claim.
-        steps: frames done within the unit.
+        steps: frames done within the unit; below zero while it is on its way to the first one.
         chunks: units published so far.
     """
 
@@ -260,6 +261,7 @@ def process_start(pid: int) -> int | None:
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
+@functools.cache
 def _host() -> str:
     try:
         with open("/proc/sys/kernel/random/boot_id") as f:  # noqa: PTH123

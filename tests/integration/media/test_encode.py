@@ -264,6 +264,7 @@ def test_no_part_ends_where_frames_are_owed(tmp_path):
         template=b"template",
         codec_tag="",
         colour=(2, 2, 2, 0),
+        parameters="",
         resolved=SimpleNamespace(codec="h264", encoder="libx264"),
     )
     cutter = PartCutter(tmp_path, maker, Fraction(1, 25), first=100, min_frames=1)

@@ -3,6 +3,7 @@
 import tracemalloc
 from array import array
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import pytest
@@ -41,7 +42,7 @@ def test_packets_that_do_not_tell_are_refused(monkeypatch, samples, times):
     info = probe(str(source))
 
     class Container:
-        streams = {info.stream: None}
+        streams = [SimpleNamespace(index=n) for n in range(info.stream + 1)]
 
         def __enter__(self):
             return self

@@ -12,7 +12,7 @@ from vidcloud.media.index import FrameIndex, build_index
 from vidcloud.media.probe import probe
 from vidcloud.media.settings import EncodeSettings
 from vidcloud.planes.choice import choose
-from vidcloud.planes.costs import measure
+from vidcloud.planes.costs import Costs, measure
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,22 @@ def test_packets_that_lie_stay_on_the_frames_plane(tmp_path, long, monkeypatch):
     )
     choice, *_ = chosen(tmp_path, long)
     assert (choice.plane, choice.why) == ("frames", "the input's packets don't tell when each frame is shown")
+
+
+def test_nodes_with_machines_of_their_own_encode_themselves(tmp_path, long, monkeypatch):
+    """Regression: far nodes were taken to share the collector's cores, so that segments seemed to gain nothing."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {0, 1})
+    costs = Costs(0.025, 0.001, 0.070, 0.002, read=1e5, coded=1e5, pixels=6_220_800, frames=48, seconds=1.0)
+    monkeypatch.setattr("vidcloud.planes.choice.measure", lambda *_: costs)
+    hours = array("q", range(90_000))
+    index = FrameIndex(hours, hours[::250], hours[::250])
+    monkeypatch.setattr("vidcloud.planes.choice.tried_index", lambda *_: index)
+    spec, job = make_job(tmp_path, long)
+    for nodes, machines, plane, where in ((20, 1, "frames", "2 cores"), (20, 21, "segments", "2 cores each")):
+        job.write_nodes(nodes, machines)
+        choice = choose(spec, job, long, probe(long))
+        assert choice.plane == plane, choice.why
+        assert choice.why.endswith(f"20 nodes on {where}")
 
 
 def test_a_filter_that_raises_does_not_stop_the_measurement(tmp_path, long, monkeypatch):

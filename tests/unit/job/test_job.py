@@ -109,6 +109,9 @@ def test_one_command_at_a_time_sees_to_the_nodes(tmp_path):
     started, both = [], threading.Barrier(2)
 
     class SlowCloud:
+        def machines(self, nodes):
+            return 1
+
         def describe_instances(self):
             return list(started)
 
@@ -138,6 +141,9 @@ def test_scale_tells_what_it_changed_although_a_supervisor_was_faster(tmp_path):
     job.write_nodes(1)
 
     class QuickCloud:
+        def machines(self, nodes):
+            return 1
+
         def describe_instances(self):
             return [Instance(f"p{n}", "processor", "running", "", 0.0) for n in range(job.nodes())]
 

@@ -47,6 +47,9 @@ class PaperCloud:
             for i in self.instances
         ]
 
+    def machines(self, nodes):
+        return nodes + 1
+
     def console_output(self, instance_id):
         return f"console of {instance_id}"
 
@@ -78,7 +81,7 @@ def test_a_start_uploads_all_and_starts_pinned_lines(begun, tmp_path):
     assert collector.arguments[6:8] == ("--env", "AWS_REGION=mars-1")
     assert processor.arguments[-2:] == ("--collector", "10.0.0.0")
     assert begun.records.lines("hosts") == ["10.0.0.1", "10.0.0.2"], "processors, and nobody else"
-    assert begun.records.nodes() == 2
+    assert (begun.records.nodes(), begun.records.machines()) == (2, 3)
     assert begun.records.spec().id == "j"
 
 
