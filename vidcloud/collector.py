@@ -32,7 +32,9 @@ from vidcloud.scratch import scratch_folder
 
 _POLL_S = (0.005, 0.1)
 """The first and the longest pause of a collector to which nothing happens."""
-_PROGRESS_S = 0.25
+_POLL_LONG_S, _POLL_SHARE = 0.25, 0.02
+"""… or longer, where nothing has happened for long: this part of that time."""
+_PROGRESS_S = 0.5
 _BEAT_S = 1.0
 _WINDOW_MIN, _WINDOW_A_NODE = 8, 4
 """The automatic window, in chunks: enough that no node waits, and little enough for a laptop's disk."""
@@ -208,7 +210,8 @@ class Collector:
     def _collect(self, plane: CollectorPlane) -> Assembly:
         for target in (self._prepare, self._assemble):
             threading.Thread(target=self._guard, args=(target, plane), name=target.__name__, daemon=True).start()
-        pause, last_progress, alive_at = _POLL_S[0], 0.0, self._clock.monotonic()
+        pause, last_progress, busy_at = _POLL_S[0], 0.0, self._clock.monotonic()
+        alive_at = busy_at
         done = False
         while not done:
             busy = self._take_prepared()
@@ -235,7 +238,9 @@ class Collector:
                     f"then `vidcloud resume {self._job.id}`"
                 )
             if not done:
-                pause = _POLL_S[0] if busy else min(pause * 1.5, _POLL_S[1])
+                busy_at = now if busy else busy_at
+                longest = max(_POLL_S[1], min(_POLL_LONG_S, _POLL_SHARE * (now - busy_at)))
+                pause = _POLL_S[0] if busy else min(pause * 1.5, longest)
                 self._clock.sleep(pause)
         return self._join(plane)
 

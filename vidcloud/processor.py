@@ -8,6 +8,7 @@ import errno
 import logging
 import signal
 import threading
+import time
 import traceback
 from types import FrameType
 
@@ -47,7 +48,7 @@ def run_processor(job: JobDirectory, node: str) -> None:
             told = worker.told
             if claim is None:
                 if told.ended:
-                    event("ended", how=told.ended)
+                    event("ended", how=told.ended, cpu_s=round(time.process_time(), 2))
                     return
                 if worker.collector_silent_s > spec.dead_man_s:
                     event("dead_man", silent_s=round(worker.collector_silent_s), level=logging.WARNING)

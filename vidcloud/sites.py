@@ -94,7 +94,7 @@ class ShareSite:
         cloud: by default the one of its record.
     """
 
-    poll_s = 0.1
+    poll_s = 0.2
     share_outlives = True
 
     def __init__(self, job: JobDirectory, cloud: Cloud | None = None) -> None:

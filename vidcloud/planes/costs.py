@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import av.error
+import cv2
 import numpy as np
 
 from vidcloud.chain import Chain, Stage
@@ -129,6 +130,7 @@ def _decode(source: Path, info: VideoInfo, limit_s: float) -> tuple[Array, list[
 def _filter(
     shown: Array, pts: list[int], info: VideoInfo, stages: list[Stage], target: PixelFormat, limit_s: float
 ) -> tuple[Array, float]:
+    cv2.setNumThreads(1)  # as in a processor
     chain = Chain(stages, info.spec, target, converter)
     out: Array = np.empty((len(shown), target.samples(info.width, info.height)), target.dtype)
     times = [float(p * info.time_base) for p in pts]

@@ -84,7 +84,7 @@ def _segments(
         heapq.heappushpop(free, free[0] + cost)
         work += cost
     threads = max(1, machine.cores // nodes) if machine.shared else machine.cores
-    thread_s = max(costs.decode, costs.filter, costs.encode / threads)
+    thread_s = max(costs.decode / threads, costs.filter, costs.encode / threads)
     limits = {"the collector": frames * _COLLECT_S}
     if machine.shared:
         limits["nodes"] = max(free) * thread_s
