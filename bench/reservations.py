@@ -62,7 +62,7 @@ def main():
         daemon = Cobblerd(Path(folder) / "cobbler")
         stack.callback(daemon.stop)
         daemon.start()
-        daemon.furnish({f"node{n}": (f"10.0.0.{n}", "") for n in range(1, MACHINES + 1)})
+        daemon.furnish({f"node{n}": (f"10.0.0.{n}", "bench") for n in range(1, MACHINES + 1)})
         owned, server = LockedReservations(connect(daemon.url), Path(folder) / "state", "bench"), ""
         if asked.serve:
             service = stack.enter_context(Server(("127.0.0.1", 0), owned, {"t" * 20: "*"}))

@@ -2,11 +2,13 @@
 
 import contextlib
 import json
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -87,6 +89,13 @@ def _yes(command: F) -> F:
 def metal(ctx: click.Context, config: Path | None) -> None:
     """Reserve, install and give back bare-metal machines of a Cobbler."""
     ctx.obj = _Connection(config)
+    signal.signal(signal.SIGTERM, _terminate)
+
+
+def _terminate(number: int, _frame: FrameType | None) -> None:
+    """As ^C: what is half done is put back. Another one does not break that off."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 command = metal.command
@@ -234,15 +243,16 @@ def reboot_system(
     plain: bool,
 ) -> None:
     """Power cycle machines; those with netboot on are installed anew."""
-    chosen = _chosen(with_, names, ips)
-    again = [s for s in with_.cobbler.systems() if s.name in chosen and s.netboot]
+    chosen = _systems(with_, names, ips)
+    again = [s for s in chosen if s.netboot]
     _confirm(again, "is installed anew, its disk overwritten", yes)
-    _show_systems(with_.instances(user).reboot(chosen), as_json, plain)
+    of = {s.name: s.get("reservation") for s in chosen}
+    _show_systems(with_.instances(user).reboot(list(of), of, [s.name for s in again]), as_json, plain)
 
 
 @command("reserve-systems", cls=_Spread)
 @_machines
-@click.option("-n", "--count", type=int, default=0, help="How many, of free ones.")
+@click.option("-n", "--count", type=int, default=0, help="How many, of free ones that are in a group.")
 @_several("-g", "--group", "groups", metavar="G…", help="Of these groups.")
 @_user
 @_output
@@ -270,18 +280,23 @@ def reserve_systems(
 def release_systems(
     with_: _Connection, names: Sequence[str], ips: Sequence[str], user: str | None, as_json: bool, plain: bool
 ) -> None:
-    """Give machines back as they are: they are not switched off (terminate-instances does that)."""
-    given = with_.reservations.release(_chosen(with_, names, ips), user or with_.config.user)
+    """Give machines back as they are: they are not switched off (terminate-instances does that).
+
+    By name also one that was deleted from Cobbler, or renamed, while it was reserved.
+    """
+    chosen = [*names, *(_chosen(with_, (), ips) if ips or not names else ())]
+    given = with_.reservations.release(chosen, user or with_.config.user)
     _show_systems(given, as_json, plain)
 
 
 @command("run-instances", cls=_Spread)
 @_machines
-@click.option("-n", "--count", type=int, default=0, help="How many, of free ones.")
+@click.option("-n", "--count", type=int, default=0, help="How many, of free ones that are in a group.")
 @_several("-g", "--group", "groups", metavar="G…", help="Of these groups.")
 @click.option("-p", "--profile", required=True, help="What to install.")
 @_user
 @click.option("-w", "--watch", is_flag=True, help="Wait until they run; exit code 1 if one fails.")
+@click.option("--release-failed", is_flag=True, help="With --watch: switch those that fail off and give them back.")
 @_yes
 @_output
 @click.pass_obj
@@ -294,11 +309,14 @@ def run_instances(
     profile: str,
     user: str | None,
     watch: bool,
+    release_failed: bool,
     yes: bool,
     as_json: bool,
     plain: bool,
 ) -> None:
     """Reserve machines and install PROFILE on them."""
+    if release_failed and not watch:
+        raise UsageError("--release-failed needs --watch: when a machine has failed is known only then")
     request = _request(with_, names, ips, count, groups, user)
     instances = with_.instances(user)
     with_.cobbler.check_profile(profile)
@@ -307,14 +325,17 @@ def run_instances(
         systems = with_.reservations.reserve(request)
         try:
             _confirm(systems, f"is installed with {profile}, its disk overwritten", yes)
-        except (click.Abort, UsageError):
-            with_.reservations.release([s.name for s in systems], request.user)
+        except BaseException:
+            with_.reservations.release([s.name for s in systems], request.user, {s.name: request.id for s in systems})
             raise
     started = instances.run(request, profile)
+    of = {i.name: i.reservation for i in started}
     if watch:
-        started = _follow(instances, {i.name for i in started}, request.user)
+        started = _follow(instances, of, request.user)
     _show_instances(started, as_json, plain)
-    _fail_if_failed(started)
+    if release_failed:
+        instances.terminate(list(of), of=of, only_failed=True)
+    _fail_if_failed(started, of)
 
 
 @command("describe-instances")
@@ -326,7 +347,7 @@ def run_instances(
 def describe_instances(
     with_: _Connection, user: str | None, watch: bool, release_failed: bool, as_json: bool, plain: bool
 ) -> None:
-    """List instances and how they are: pending, installing, running, terminating, failed, or only reserved."""
+    """List instances and how they are: pending, installing, running, stopped, terminating, failed, or only reserved."""
     instances = with_.instances(user)
     found = _follow(instances, None, user) if watch else instances.describe(user)
     _show_instances(found, as_json, plain)
@@ -356,14 +377,15 @@ def terminate_instances(
         raise UsageError("--wipe needs wipe_profile in metal.toml")
     if not names and not ips and user is None:
         raise UsageError("which? Name machines, or say -u USER for all of that user's")
-    systems = with_.cobbler.systems()
-    if wipe:
-        from vidcloud.metal.cobbler import choose
-
-        chosen = choose(systems, names, ips) if names or ips else [s for s in systems if s.get("user") == user]
+    instances = with_.instances(user)
+    if not wipe:
+        given = instances.terminate(names, ips)
+    else:
+        chosen = _systems(with_, names, ips) if names or ips else _reserved(with_, user)
         _confirm(chosen, "is wiped", yes)
-    wiper = with_.config.wipe_profile if wipe else ""
-    _show_instances(with_.instances(user).terminate(names, ips, wipe_profile=wiper), as_json, plain)
+        of = {s.name: s.get("reservation") for s in chosen}  # what was confirmed, and nothing that came meanwhile
+        given = instances.terminate(list(of), wipe_profile=with_.config.wipe_profile, of=of) if of else []
+    _show_instances(given, as_json, plain)
 
 
 @command("recycle", cls=_Spread)
@@ -372,8 +394,18 @@ def terminate_instances(
 @click.option("-p", "--profile", default="", help="What to install.  [default: the profile that each has]")
 @click.option("--at-once", type=click.IntRange(1, 64), default=2, show_default=True, help="How many at a time.")
 @_yes
+@_output
 @click.pass_obj
-def recycle(with_: _Connection, older_than: str, groups: Sequence[str], profile: str, at_once: int, yes: bool) -> None:
+def recycle(
+    with_: _Connection,
+    older_than: str,
+    groups: Sequence[str],
+    profile: str,
+    at_once: int,
+    yes: bool,
+    as_json: bool,
+    plain: bool,
+) -> None:
     """Install free machines anew whose install is old, and machines whose reservation has expired.
 
     Each is reserved meanwhile and given back when it has run. One that fails stays reserved as failed.
@@ -388,13 +420,27 @@ def recycle(with_: _Connection, older_than: str, groups: Sequence[str], profile:
     if profile:
         cobbler.check_profile(profile)
     old = find_old(cobbler.systems(), cobbler.installs(), age_s, groups, time.time())
+    quiet = as_json or plain
     for item in old:
-        click.echo(f"{item.system.name} {item.why}")
+        click.echo(f"{item.system.name} {item.why}", err=quiet)
     _confirm([item.system for item in old], "is installed anew, its disk overwritten", yes)
-    left = install_anew(with_, old, profile, at_once, lambda name, what: click.echo(f"{name} {what}"))
+    ended: dict[str, str] = {}
+
+    def tell(name: str, what: str) -> None:
+        ended[name] = what
+        click.echo(f"{name} {what}", err=quiet)
+
+    left = install_anew(with_, old, profile, at_once, tell)
+    if quiet:
+        rows = [
+            {"name": o.system.name, "why": o.why, "recycled": o.system.name not in left, "told": ended[o.system.name]}
+            for o in old
+        ]
+        _show("RECYCLED", ("name", "recycled", "why", "told"), rows, as_json, plain)
     if left:
         raise CloudError(f"not recycled: {', '.join(left)}", tuple(left))
-    click.echo(f"recycled {len(old)}")
+    if not quiet:
+        click.echo(f"recycled {len(old)}")
 
 
 @command("history")
@@ -542,12 +588,20 @@ def metaleuca() -> None:
     main(["metal", Path(sys.argv[0]).name.removeprefix("metaleuca-"), *sys.argv[1:]])
 
 
-def _chosen(with_: _Connection, names: Sequence[str], ips: Sequence[str]) -> list[str]:
+def _systems(with_: _Connection, names: Sequence[str], ips: Sequence[str]) -> list["System"]:
     from vidcloud.metal.cobbler import choose
 
     if not names and not ips:
         raise UsageError("which machines? Give names, or -i IP…")
-    return [s.name for s in choose(with_.cobbler.systems(), names, ips)]
+    return choose(with_.cobbler.systems(), names, ips)
+
+
+def _chosen(with_: _Connection, names: Sequence[str], ips: Sequence[str]) -> list[str]:
+    return [s.name for s in _systems(with_, names, ips)]
+
+
+def _reserved(with_: _Connection, user: str | None) -> list["System"]:
+    return [s for s in with_.cobbler.systems() if s.get("user") == user]
 
 
 def _request(
@@ -571,28 +625,32 @@ def _confirm(systems: Iterable["System"], what: str, yes: bool) -> None:
     click.confirm(f"{len(systems)} machines. Go on?", abort=True, err=True)
 
 
-def _follow(instances: "Instances", names: set[str] | None, user: str | None) -> list["Instance"]:
+def _follow(instances: "Instances", of: Mapping[str, str] | None, user: str | None) -> list["Instance"]:
+    """Show how machines fare until none is pending or installing; with ``of`` those of a reservation, by name."""
     from vidcloud.metal.instances import INSTALLING, PENDING
 
     shown: dict[str, str] = {}
     while True:
-        found = [i for i in instances.describe(user) if names is None or i.name in names]
-        for i in found:
-            if shown.get(i.name) != i.state:
-                click.echo(f"{time.strftime('%H:%M:%S')} {i.name} {i.state} {i.reason}".rstrip(), err=True)
-                shown[i.name] = i.state
+        found = [i for i in instances.describe(user) if of is None or of.get(i.name) == i.reservation]
+        now = dict.fromkeys(shown, "given back by another") | {i.name: f"{i.state} {i.reason}" for i in found}
+        for name, told in now.items():
+            if shown.get(name) != told:
+                click.echo(f"{time.strftime('%H:%M:%S')} {name} {told}".rstrip(), err=True)
+        shown = now
         if not any(i.state in {PENDING, INSTALLING} for i in found):
             return found
         time.sleep(_WATCH_S)
 
 
-def _fail_if_failed(found: Iterable["Instance"]) -> None:
+def _fail_if_failed(found: Iterable["Instance"], wanted: Iterable[str]) -> None:
     from vidcloud.errors import CloudError
     from vidcloud.metal.instances import FAILED
 
-    failed = [i for i in found if i.state == FAILED]
+    found = list(found)
+    failed = {i.name: f"failed {i.reason}" for i in found if i.state == FAILED}
+    failed |= dict.fromkeys({*wanted} - {i.name for i in found}, "was given back by another")
     if failed:
-        raise CloudError("; ".join(f"{i.name} failed {i.reason}" for i in failed), tuple(i.name for i in failed))
+        raise CloudError("; ".join(f"{name} {why}" for name, why in sorted(failed.items())), tuple(sorted(failed)))
 
 
 def _show_systems(systems: Iterable["System"], as_json: bool, plain: bool) -> None:

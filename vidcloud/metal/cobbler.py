@@ -28,13 +28,17 @@ _READ_TRIES = 3
 
 @dataclass(frozen=True)
 class System:
-    """A machine as Cobbler knows it. ``meta`` has all keys of its ``autoinstall_meta``."""
+    """A machine as Cobbler knows it.
+
+    ``meta`` has all keys of its ``autoinstall_meta``, ``power`` how its power is switched: type, address and plug.
+    """
 
     name: str
     profile: str
     netboot: bool
     ips: tuple[str, ...] = ()
     meta: Mapping[str, str] = field(default_factory=dict)
+    power: str = ""
 
     @property
     def ip(self) -> str:
@@ -110,10 +114,7 @@ class Cobbler:
         Raises:
             UsageError: there is none.
         """
-        found = self._read("get_system", name)
-        if not isinstance(found, dict) or found.get("name") != name:  # of an unknown name Cobbler gives "~"
-            raise UsageError(f"no machine {name!r} in Cobbler")
-        return _system(found)
+        return _system(self._found(name))
 
     def check_profile(self, name: str) -> None:
         """See that a profile of exactly this name exists.
@@ -144,7 +145,7 @@ class Cobbler:
         profile: str | None = None,
         netboot: bool | None = None,
     ) -> System:
-        """Change a machine, save it, and read back what Cobbler then has.
+        """Change a machine, save it, and read back what Cobbler then has. What is to stay is not even sent.
 
         Args:
             name: the machine.
@@ -156,10 +157,10 @@ class Cobbler:
             UsageError: there is no such machine.
             CloudError: Cobbler refused, can't be reached, or has something else afterwards.
         """
-        now = self.system(name)
+        now = self._found(name)
         wanted: dict[str, Any] = {}
         if meta:
-            kept = dict(now.meta)
+            kept = _meta(now)
             for key, value in meta.items():
                 if value is None:
                     kept.pop(PREFIX + key, None)
@@ -170,12 +171,15 @@ class Cobbler:
             wanted["profile"] = profile
         if netboot is not None:
             wanted["netboot_enabled"] = netboot
+        if not wanted:
+            return _system(now)
         handle = self._authorised("get_system_handle", name)
         for attribute, value in wanted.items():
             self._authorised("modify_system", handle, attribute, value)
         self._authorised("save_system", handle)  # a change that is not saved is gone when Cobbler restarts
-        then = self.system(name)
-        have = {"autoinstall_meta": dict(then.meta), "profile": then.profile, "netboot_enabled": then.netboot}
+        found = self._found(name)
+        then = _system(found)
+        have = {"autoinstall_meta": _meta(found), "profile": then.profile, "netboot_enabled": then.netboot}
         if wrong := [key for key, value in wanted.items() if have[key] != value]:
             raise CloudError(f"{name}: somebody else changed {', '.join(wrong)} at the same time, or Cobbler did not")
         return then
@@ -223,6 +227,12 @@ class Cobbler:
         return error
 
     # Calls
+
+    def _found(self, name: str) -> dict[str, Any]:
+        found = self._read("get_system", name)
+        if not isinstance(found, dict) or found.get("name") != name:  # of an unknown name Cobbler gives "~"
+            raise UsageError(f"no machine {name!r} in Cobbler")
+        return found
 
     def _read(self, method: str, *arguments: Any) -> Any:
         for attempt in range(_READ_TRIES):
@@ -319,8 +329,14 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
-def _system(found: Mapping[str, Any]) -> System:
+def _meta(found: Mapping[str, Any]) -> dict[str, Any]:
+    """All keys as Cobbler has them: keys of others may have lists, or no value, which Cobbler sends as ``~``."""
     meta = found.get("autoinstall_meta")
+    kept = meta if isinstance(meta, dict) else {}  # else "<<inherit>>"
+    return {str(key): None if value == "~" else value for key, value in kept.items()}
+
+
+def _system(found: Mapping[str, Any]) -> System:
     ips = []
     for _, interface in sorted(found.get("interfaces", {}).items()):
         ips += [str(interface[key]) for key in ("ip_address", "ipv6_address") if interface.get(key)]
@@ -329,7 +345,8 @@ def _system(found: Mapping[str, Any]) -> System:
         profile=str(found.get("profile", "")),
         netboot=bool(found.get("netboot_enabled")),
         ips=tuple(ips),
-        meta={str(k): v for k, v in meta.items()} if isinstance(meta, dict) else {},  # else "<<inherit>>"
+        meta={key: "" if value is None else str(value) for key, value in _meta(found).items()},
+        power=" ".join(str(found.get(f"power_{key}", "")) for key in ("type", "address", "id")).strip(),
     )
 
 

@@ -40,8 +40,8 @@ class MetalConfig:
         user: in whose name machines are reserved.
         server: the URL of a ``vidcloud metal serve`` that owns the reservations; without it, a file lock does.
         token_file: a file with the token for ``server``, that only its owner may read.
-        state_dir: the lock and the record of changes, where no ``server`` owns them; one user's, so several users who
-            share machines need a ``server``.
+        state_dir: the lock and the record of changes, where no ``server`` owns them. Several users of one host share
+            them in a folder that their group may write to; users of several hosts need a ``server``.
         timeout_s: of each call.
         power_timeout_s: of each power call: Cobbler answers when the machine has been switched.
         install_timeout_s: from the power cycle until an instance counts as failed.

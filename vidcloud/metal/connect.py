@@ -52,7 +52,7 @@ class Connection:
 
         c = self.config
         if c.server:
-            return RemoteReservations(c.server, c.token(), ca_file=c.ca_file)
+            return RemoteReservations(c.server, c.token(), ca_file=c.ca_file, timeout_s=c.timeout_s)
         return LockedReservations(self.cobbler, c.state_dir, who())
 
     def instances(self, user: str | None, reservations: "Reservations | None" = None) -> "Instances":

@@ -19,7 +19,11 @@ from vidcloud.metal.reservations import Change, Request, Reservations
 
 PENDING, INSTALLING, RUNNING = "pending", "installing", "running"
 TERMINATING, FREE, FAILED = "terminating", "free", "failed"
+STOPPED = "stopped"
+"""It ran, and has no power now. Never noted: that is how it is seen."""
 _PROBES = 64
+_REBOOT_S = 300.0
+"""A machine without power counts as one that is being power cycled for so long after that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -132,9 +136,9 @@ class Instances:
             _check_addresses(systems)
             systems = self._install(systems, "run", profile, line)
             switched = [s.name for s in systems]
-            self._switch(switched, "reboot")
+            self._switch(systems, "reboot")
         except BaseException as e:  # ^C and SIGTERM as well
-            left = self._put_back([s.name for s in systems], switched, str(e) or "interrupted")
+            left = self._put_back(systems, switched, str(e) or "interrupted")
             if left:
                 raise CloudError(f"{e}; still reserved: {', '.join(left)}", tuple(left)) from e
             raise
@@ -144,12 +148,21 @@ class Instances:
         """All reserved machines, or one user's. What is found out about one's own is noted in Cobbler."""
         return self.look([s for s in self._cobbler.systems() if s.get("user") and user in {None, s.get("user")}])
 
-    def look(self, systems: Sequence[System]) -> list[Instance]:
-        """How reserved machines are, in their order. What is found out about one's own is noted in Cobbler."""
+    def look(self, systems: Sequence[System], *, again: bool = True) -> list[Instance]:
+        """How reserved machines are, in their order. What is found out about one's own is noted in Cobbler.
+
+        Args:
+            systems: the machines.
+            again: ask those that ran whether they still do: one SSH each, all at once, and where that does not answer
+                one power status.
+        """
         young = [s for s in systems if s.get("state") == PENDING]
+        ran = [s for s in systems if again and s.get("state") == RUNNING]
         installs = self._cobbler.installs() if young else {}
         asked_s = time.time()
-        boots = self._boots([s for s in young if not s.netboot])
+        boots = self._boots([*(s for s in young if not s.netboot), *ran])
+        silent = {s.name for s in ran if boots.get(s.name) is None}
+        stopped = self._without_power([s for s in ran if s.name in silent])
         found = []
         for system in systems:
             state, reason = system.get("state"), system.get("reason")
@@ -160,20 +173,33 @@ class Instances:
                 if state in {RUNNING, FAILED} and system.get("user") == self._user:
                     with contextlib.suppress(UsageError):  # it was given back meanwhile
                         self._note(system, state, reason)
+            elif system.name in stopped:
+                state, reason = STOPPED, "it has no power"
+            elif system.name in silent:
+                reason = "SSH does not answer"
             found.append(_instance(system, state, reason))
         return found
 
     def off(self, systems: Sequence[System]) -> set[str]:
         """Names of machines without power: SSH does not answer, and Cobbler's power status says so.
 
-        A machine whose power can't be asked for counts as on: a slow answer ends nobody's work.
+        A machine whose power can't be asked for counts as on: a slow answer ends nobody's work. So does one that
+        somebody power cycles.
         """
         boots = self._boots(systems)
-        silent = [s.name for s in systems if boots.get(s.name) is None]
-        if not silent:
+        return self._without_power([s for s in systems if boots.get(s.name) is None])
+
+    def _without_power(self, silent: Sequence[System]) -> set[str]:
+        names = [s.name for s in silent]
+        if not names:
             return set()
-        with ThreadPoolExecutor(min(_PROBES, len(silent)), thread_name_prefix="power") as pool:
-            return {name for name, on in zip(silent, pool.map(self._has_power, silent), strict=True) if not on}
+        with ThreadPoolExecutor(min(_PROBES, len(names)), thread_name_prefix="power") as pool:
+            off = {name for name, on in zip(names, pool.map(self._has_power, names), strict=True) if not on}
+        if off:
+            # Read after that: who power cycles a machine notes it before.
+            since = time.time() - _REBOOT_S
+            off -= {s.name for s in self._cobbler.systems() if _number(s.get("rebooted")) > since}
+        return off
 
     def give_back(self, system: System, wipe_profile: str = "") -> None:
         """Free a machine that went off by itself, unless another process is at it or it is in use anew.
@@ -252,18 +278,27 @@ class Instances:
         if wipe_profile:
             self._cobbler.check_profile(wipe_profile)
         chosen = [s for s in chosen if self._still(s, TERMINATING, "")]
-        errors = self._cobbler.power((s.name for s in chosen), "off", self._power_tries)
-        if wipe_profile:
-            errors |= self._wipe([s for s in chosen if s.name not in errors], wipe_profile)
+        try:
+            errors = self._power(chosen, "off")
+            if wipe_profile:
+                errors |= self._wipe([s for s in chosen if s.name not in errors], wipe_profile)
+        except BaseException:  # ^C and SIGTERM: nothing shall go on wiping that nobody waits for
+            mine = []
+            for system in chosen:
+                with contextlib.suppress(VidcloudError, OSError):
+                    if self._still(system, FAILED, "interrupted while it was switched off or wiped"):
+                        mine.append(system)
+            self._power(mine, "off")
+            raise
         for system in chosen:
             if system.name in errors:
                 self._still(system, FAILED, errors[system.name])
         held = {s.name: s.get("reservation") for s in chosen if s.name not in errors}
-        self._reservations.release(list(held), self._user, held)
+        given = {s.name for s in self._reservations.release(list(held), self._user, held)}
         if errors:
             told = "; ".join(f"{name}: {error}" for name, error in errors.items())
             raise CloudError(f"still reserved: {told}", tuple(errors))
-        return [_instance(s, FREE, "") for s in chosen]
+        return [_instance(s, FREE, "") for s in chosen if s.name in given]
 
     def set_profile(self, names: Sequence[str], profile: str) -> list[System]:
         """Give machines a profile; nothing is installed yet. They must be free or one's own.
@@ -291,22 +326,33 @@ class Instances:
         """
         return self._all(names, lambda s: Change(s.name, self._user, "set-group", meta={"group": group}))
 
-    def reboot(self, names: Sequence[str], of: Mapping[str, str] | None = None) -> list[System]:
+    def reboot(
+        self, names: Sequence[str], of: Mapping[str, str] | None = None, installs: Iterable[str] | None = None
+    ) -> list[System]:
         """Power cycle machines. What boots from the network is installed anew: one's own are pending again then.
 
         Args:
             names: machines.
             of: reservation by machine, to which it must still belong.
+            installs: names of those that may be installed anew; by default all.
 
         Raises:
             EndedError: a reservation has ended.
-            UsageError: no such machine, or one is somebody else's.
+            UsageError: no such machine, one is somebody else's, or one would be installed that may not be.
             CloudError: the power of one could not be switched.
         """
-        systems = self._all(names, lambda s: Change(s.name, self._user, "reboot", (of or {}).get(s.name, "")))
-        again = [s for s in systems if s.netboot and s.get("user")]
-        self._install(again, "reboot", None)
-        self._switch([s.name for s in systems], "reboot")
+
+        def change(system: System) -> Change:
+            # `off` must know that it will have no power for a while.
+            meta = {"rebooted": f"{time.time():.3f}"} if system.get("user") else {}
+            return Change(system.name, self._user, "reboot", (of or {}).get(system.name, ""), meta)
+
+        systems = self._all(names, change)
+        anew = [s for s in systems if s.netboot]
+        if installs is not None and (more := [s.name for s in anew if s.name not in installs]):
+            raise UsageError(f"{', '.join(more)}: netboot is on by now, it would be installed anew: say so again")
+        self._install([s for s in anew if s.get("user")], "reboot", None)
+        self._switch(systems, "reboot")
         return systems
 
     def _all(self, names: Sequence[str], change: Callable[[System], Change]) -> list[System]:
@@ -368,40 +414,67 @@ class Instances:
         with ThreadPoolExecutor(min(_PROBES, len(asked)), thread_name_prefix="probe") as pool:
             return dict(zip((s.name for s in asked), pool.map(lambda s: self._probe(s.ip), asked), strict=True))
 
-    def _switch(self, names: Sequence[str], operation: str) -> None:
-        errors = self._cobbler.power(names, operation, self._power_tries)
+    def _power(self, systems: Iterable[System], operation: str) -> dict[str, str]:
+        """Switch machines, and have it in the record. Returns what went wrong, by machine."""
+        systems = list(systems)
+        errors = self._cobbler.power((s.name for s in systems), operation, self._power_tries)
+        for s in systems:
+            what = f"power-{operation}{'-failed' if s.name in errors else ''}"
+            with contextlib.suppress(VidcloudError, OSError):  # it is switched, whatever becomes of the record
+                self._reservations.change(Change(s.name, self._user, what, s.get("reservation")))
+        return errors
+
+    def _switch(self, systems: Iterable[System], operation: str) -> None:
+        errors = self._power(systems, operation)
         if errors:
             raise CloudError("; ".join(f"{name}: {error}" for name, error in errors.items()))
 
     def _wipe(self, systems: Sequence[System], profile: str) -> dict[str, str]:
-        """Boot the wipe profile, wait for its call-back, switch off. Returns what went wrong, by machine."""
+        """Boot the wipe profile, wait for its call-back, switch off. Returns what went wrong, by machine.
+
+        What somebody else gave back meanwhile is left alone, and holds up no other.
+        """
+        errors: dict[str, str] = {}
+        mine: dict[str, System] = {}
         for system in systems:
             reservation = system.get("reservation")
-            self._reservations.change(
-                Change(system.name, self._user, "wipe", reservation, profile=profile, netboot=True)
-            )
-        errors = self._cobbler.power((s.name for s in systems), "on", self._power_tries)
-        left = {s.name for s in systems} - set(errors)
-        until = time.monotonic() + self._install_timeout_s
-        while left := {name for name in left if self._cobbler.system(name).netboot}:
-            if time.monotonic() > until:
-                errors |= dict.fromkeys(left, f"the wipe did not end in {self._install_timeout_s:.0f} s")
-                break
-            time.sleep(self._poll_s)
-        off = self._cobbler.power((s.name for s in systems), "off", self._power_tries)
-        return off | errors
-
-    def _put_back(self, names: Iterable[str], switched: Iterable[str], why: str) -> list[str]:
-        """Undo a half-done request; the names of those that could not be undone."""
-        left = list(self._cobbler.power(switched, "off", self._power_tries))
-        for name in names:
             try:
-                if name in left:
-                    self._note(self._cobbler.system(name), FAILED, f"could not be switched off after: {why}")
-                else:
-                    self._reservations.release([name], self._user)
+                mine[system.name] = self._reservations.change(
+                    Change(system.name, self._user, "wipe", reservation, profile=profile, netboot=True)
+                )
+            except EndedError:
+                continue
+            except (VidcloudError, OSError) as e:
+                errors[system.name] = str(e)
+        errors |= self._power(mine.values(), "on")
+        waiting = {name for name in mine if name not in errors}
+        until = time.monotonic() + self._install_timeout_s
+        while waiting:
+            with contextlib.suppress(CloudError):  # Cobbler may be away for a while: the wipes go on
+                now = {s.name: s for s in self._cobbler.systems()}
+                ended = [n for n, s in mine.items() if n not in now or _other(now[n], s)]
+                mine = {n: s for n, s in mine.items() if n not in ended}
+                waiting = {n for n in waiting if n in mine and now[n].netboot}
+            if waiting and time.monotonic() > until:
+                errors |= dict.fromkeys(waiting, f"the wipe did not end in {self._install_timeout_s:.0f} s")
+                break
+            if waiting:
+                time.sleep(self._poll_s)
+        return self._power(mine.values(), "off") | errors
+
+    def _put_back(self, systems: Iterable[System], switched: Sequence[str], why: str) -> list[str]:
+        """Undo a half-done request; the names of those that could not be undone."""
+        systems = list(systems)
+        left = list(self._power([s for s in systems if s.name in switched], "off"))
+        for system in systems:
+            try:
+                if system.name in left:
+                    if not self._still(system, FAILED, f"could not be switched off after: {why}"):
+                        left.remove(system.name)
+                else:  # what somebody gave back meanwhile is not ours to give
+                    self._reservations.release([system.name], self._user, {system.name: system.get("reservation")})
             except (VidcloudError, OSError):
-                left.append(name)
+                left.append(system.name)
         return sorted(set(left))
 
     def _still(self, system: System, state: str, reason: str) -> bool:
@@ -415,6 +488,11 @@ class Instances:
     def _note(self, system: System, state: str, reason: str) -> None:
         meta = {"state": state, "reason": " ".join(reason.split())[:300] or None}
         self._reservations.change(Change(system.name, self._user, state, system.get("reservation"), meta))
+
+
+def _other(system: System, before: System) -> bool:
+    """Whether a machine is in another reservation than before."""
+    return system.get("reservation") != before.get("reservation")
 
 
 def _check_addresses(systems: Iterable[System]) -> None:

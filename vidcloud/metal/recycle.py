@@ -10,7 +10,7 @@ from vidcloud.errors import CloudError, UsageError, VidcloudError
 from vidcloud.metal.cobbler import Install, System
 from vidcloud.metal.connect import Connection
 from vidcloud.metal.instances import FAILED, RUNNING, Instances
-from vidcloud.metal.reservations import Request
+from vidcloud.metal.reservations import Request, in_groups
 
 _MARGIN_S = 600.0
 
@@ -32,7 +32,7 @@ def find_old(
         systems: all there are.
         installs: by machine; one that Cobbler knows no install of counts as old.
         older_than_s: age of an install.
-        groups: of these only; none: all.
+        groups: of these only; none: all, but no machine without a group.
         now: seconds since 1970, by Cobbler's clock.
 
     Raises:
@@ -44,7 +44,7 @@ def find_old(
             raise UsageError(f"no group {group!r}; there are {', '.join(sorted(known)) or 'none'}")
     found = []
     for system in systems:
-        if groups and system.get("group") not in groups:
+        if not in_groups(system, groups):  # nobody gave it to the pool
             continue
         started = installs.get(system.name, Install()).started
         if holder := system.get("user"):

@@ -11,12 +11,13 @@ import fcntl
 import json
 import os
 import re
+import stat
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from vidcloud.errors import CapacityError, CloudError, EndedError, UsageError, VidcloudError
 from vidcloud.metal.cobbler import PREFIX, Cobbler, System, choose
@@ -24,19 +25,24 @@ from vidcloud.metal.config import check_user
 
 _LASTING = {"group"}  # keys that outlive a reservation
 # What `Reservations.change` may write; whose a machine is, only reserving and releasing can.
-_CHANGEABLE = {"group", "state", "reason", "boot_before", "install_before", "cycled", "line", "drain", "tags"}
+_CHANGEABLE = {"group", "state", "reason", "line", "drain", "tags"}
+_CHANGEABLE |= {"boot_before", "install_before", "cycled", "rebooted"}
 # What a request may bring along: whose machines they are for, until when. Cobbler's templates see it.
 _TAGS = {"job", "role", "owner", "expires", "home", "ordinals", "launch", "tags"}
 _TAG = re.compile(r"[A-Za-z0-9._@+:/=~-]*")
 _MAX_VALUE, _MAX_LINE = 500, 32_768
 _LONG = {"line", "tags"}  # in base64
 _LOCK_S = 300.0
+_RECORD_BYTES = 1 << 20
+"""At this size the record is put aside, and what was put aside before goes: two such files are all that is read."""
 
 
 @dataclass(frozen=True)
 class Request:
     """What to reserve: these machines, or ``count`` free ones of any of ``groups`` (of all, if there are none).
 
+    By count, only machines are taken that are in a group and have an address: one that Cobbler merely knows is nobody's
+    to install unless it is named.
     With ``at_least``, fewer than ``count`` will do if no more are free.
     ``id`` names the reservation: asked for twice (a reply was lost), the same machines are given. ``meta`` are keys
     ``vidcloud_*`` without the prefix, that are written with the reservation.
@@ -101,10 +107,15 @@ class Reservations(Protocol):
     def release(self, names: Sequence[str], user: str, of: Mapping[str, str] | None = None) -> list[System]:
         """Give machines back, each with the profile and netboot flag that it had before its reservation.
 
+        A machine that is gone from Cobbler is given back by the record alone.
+
         Args:
             names: machines.
             user: whose they are.
             of: reservation by machine: those that do not belong to it any more are left alone.
+
+        Returns:
+            Those given back that Cobbler knows.
 
         Raises:
             UsageError: there is no such machine, or one is not that user's; then none is given back.
@@ -120,13 +131,13 @@ class LockedReservations:
 
     Args:
         cobbler: where the state is.
-        folder: for the lock and the record; not on a network share.
+        folder: for the lock and the record; not on a network share. If its group may write there, that shares both.
         who: for the record.
     """
 
     def __init__(self, cobbler: Cobbler, folder: Path, who: str) -> None:
         self._cobbler, self._folder, self._who = cobbler, folder, who
-        self._record = folder / "history.jsonl"
+        self._record, self._aside = folder / "history.jsonl", folder / "history.1.jsonl"
 
     def as_seen_by(self, who: str) -> "LockedReservations":
         """The same, with another name in the record."""
@@ -141,7 +152,8 @@ class LockedReservations:
                 raise UsageError(f"vidcloud_{key} can't be {value!r}: letters, digits and . _ @ + : / = ~ - only")
         with self._locked():
             systems = self._cobbler.systems()
-            again = [s for s in systems if s.get("reservation") == request.id]
+            # Of that user: ids can be guessed, and another's machines are no answer to this request.
+            again = [s for s in systems if s.get("reservation") == request.id and s.get("user") == request.user]
             if again:
                 return again
             chosen = self._free(systems, request)
@@ -190,7 +202,7 @@ class LockedReservations:
             system = self._cobbler.system(change.name)
             if change.reservation and system.get("reservation") != change.reservation:
                 raise EndedError(f"{change.name}: its reservation {change.reservation} has ended")
-            _check_owner(system, change.user)
+            _check_owner(system.name, change.user, system.get("user"))
             for key, value in change.expects.items():
                 if system.get(key) != value:
                     raise UsageError(f"{change.name}: {key} is {system.get(key)!r} by now, not {value!r}")
@@ -201,25 +213,25 @@ class LockedReservations:
         with self._locked():
             systems = self._cobbler.systems()
             latest = _latest(self.history())
-            chosen = [s for s in choose(systems, names, ()) if of is None or of.get(s.name) == s.get("reservation")]
-            for system in chosen:
-                holder = system.get("user") or latest.get(system.name, {}).get("after", {}).get("user", "")
+            had = {name: str(line["after"].get("user") or "") for name, line in latest.items()}
+            there = {s.name for s in systems}
+            lost = [name for name in names if name not in there and (of is not None or had.get(name))]
+            chosen = choose(systems, [name for name in names if name not in lost], ())
+            if of is not None:
+                lost, chosen = [], [s for s in chosen if of.get(s.name) == s.get("reservation")]
+            holders = {s.name: s.get("user") or had.get(s.name, "") for s in chosen}
+            for name, holder in (holders | {name: had[name] for name in lost}).items():
                 if not holder:
-                    raise UsageError(f"{system.name} is not reserved")
-                _check_owner(system, user, holder)
+                    raise UsageError(f"{name} is not reserved")
+                _check_owner(name, user, holder)
+            for name in lost:
+                self._note("release", name, {})
             return [self._release(system) for system in chosen]
 
     def history(self) -> list[dict[str, Any]]:
         """See `Reservations.history`."""
-        try:
-            lines = self._record.read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            return []
-        found = []
-        for line in lines:
-            with contextlib.suppress(json.JSONDecodeError):  # a line that a crash cut short
-                found.append(json.loads(line))
-        return found
+        newer = _lines(self._record)  # first: what is put aside meanwhile is then seen twice, not never
+        return [*_lines(self._aside), *newer]
 
     def _release(self, system: System) -> System:
         gone: dict[str, str | None] = {
@@ -227,15 +239,17 @@ class LockedReservations:
             for key in system.meta
             if key.startswith(PREFIX) and key.removeprefix(PREFIX) not in _LASTING
         }
-        before = system.get("netboot_before")
+        netboot, profile = system.get("netboot_before"), system.get("profile_before")
+        if profile != system.profile and profile not in {p["name"] for p in self._cobbler.profiles()}:
+            profile = ""  # it was removed from Cobbler meanwhile: the machine keeps what it has
         return self._update(
             Change(
                 system.name,
                 "",
                 "release",
                 meta=gone,
-                profile=system.get("profile_before") or None,
-                netboot=None if not before else before == "1",
+                profile=profile or None,
+                netboot=None if not netboot else netboot == "1",
             )
         )
 
@@ -250,23 +264,51 @@ class LockedReservations:
 
     def _update(self, change: Change) -> System:
         then = self._cobbler.update(change.name, meta=change.meta, profile=change.profile, netboot=change.netboot)
-        line = {
-            "time": time.time(),
-            "who": self._who,
-            "what": change.what,
-            "machine": change.name,
-            "after": _seen(then),
-        }
-        with self._record.open("ab") as f:
+        self._note(change.what, change.name, _seen(then))
+        return then
+
+    def _note(self, what: str, machine: str, after: Mapping[str, Any]) -> None:
+        line = {"time": time.time(), "who": self._who, "what": what, "machine": machine, "after": after}
+        with self._opened(self._record) as f:
+            size = f.seek(0, os.SEEK_END)
+            if size > _RECORD_BYTES:
+                self._put_aside()
+                f.truncate(0)
+                size = 0
+            if size:
+                f.seek(size - 1)
+                if f.read(1) != b"\n":  # a crash cut the last line short: it must not swallow this one
+                    f.write(b"\n")
             f.write((json.dumps(line) + "\n").encode())
             f.flush()
             os.fsync(f.fileno())
-        return then
+
+    def _put_aside(self) -> None:
+        """Let the record take the place of what was put aside earlier, of which each machine's newest line stays."""
+        older, newer = _lines(self._aside), _lines(self._record)
+        latest = _latest([*older, *newer])
+        kept = [line for line in older if latest[line["machine"]] is line] + newer
+        new = self._folder / "history.new"
+        new.unlink(missing_ok=True)
+        with self._opened(new) as f:
+            f.write("".join(json.dumps(line) + "\n" for line in kept).encode())
+            f.flush()
+            os.fsync(f.fileno())
+        new.replace(self._aside)
+
+    def _opened(self, path: Path) -> BinaryIO:
+        """A file to append to and to read, for all who may write into its folder, whoever comes first."""
+        f = path.open("ab+")
+        folder, mine = self._folder.stat(), os.fstat(f.fileno())
+        if folder.st_mode & stat.S_IWGRP and mine.st_uid == os.geteuid():
+            os.fchown(f.fileno(), -1, folder.st_gid)
+            os.fchmod(f.fileno(), 0o660)
+        return f
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         self._folder.mkdir(parents=True, exist_ok=True)
-        with (self._folder / "lock").open("a") as lock:
+        with self._opened(self._folder / "lock") as lock:
             until = time.monotonic() + _LOCK_S
             while True:
                 try:
@@ -293,6 +335,11 @@ def foreign_edits(systems: Iterable[System], history: Iterable[Mapping[str, Any]
     """What differs from the last change that the record has. A netboot flag that went off is an install that ended."""
     latest = _latest(history)
     found = []
+    systems = list(systems)
+    names = {system.name for system in systems}
+    for name, line in latest.items():
+        if name not in names and (holder := line["after"].get("user")):
+            found.append(Edit(name, "machine", f"reserved by {holder}", "deleted or renamed"))
     for system in systems:
         was: Mapping[str, Any] = latest[system.name]["after"] if system.name in latest else {}
         now = _seen(system)
@@ -303,13 +350,26 @@ def foreign_edits(systems: Iterable[System], history: Iterable[Mapping[str, Any]
     return found
 
 
+def _lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    found = []
+    for line in lines:
+        with contextlib.suppress(json.JSONDecodeError):  # a line that a crash cut short
+            found.append(json.loads(line))
+    return found
+
+
 def _latest(history: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     return {line["machine"]: line for line in history}
 
 
 def _seen(system: System) -> dict[str, Any]:
     keys = ("user", "reservation", "state", "group")
-    return {key: system.get(key) for key in keys} | {"profile": system.profile, "netboot": system.netboot}
+    told = {"profile": system.profile, "netboot": system.netboot, "ip": ",".join(system.ips), "power": system.power}
+    return {key: system.get(key) for key in keys} | told
 
 
 def _choose_free(systems: Sequence[System], request: Request, stolen: set[str]) -> list[System]:
@@ -332,17 +392,24 @@ def _choose_free(systems: Sequence[System], request: Request, stolen: set[str]) 
     for group in request.groups:
         if group not in known:
             raise UsageError(f"no group {group!r}; there are {', '.join(sorted(known)) or 'none'}")
-    able = [s for s in systems if free(s) and (not request.groups or s.get("group") in request.groups)]
+    able = [s for s in systems if free(s) and in_groups(s, request.groups) and s.ip]
     if len(able) < (least := request.at_least or request.count):
         where = f" in {', '.join(request.groups)}" if request.groups else ""
-        raise CapacityError(f"{least} machines wanted, {len(able)} free{where}")
+        alone = sum(free(s) and not s.get("group") for s in systems)
+        hint = f"; {alone} in no group must be named, or put into one by set-group" if alone and not where else ""
+        raise CapacityError(f"{least} machines wanted, {len(able)} free{where}{hint}")
     return able[: request.count]
 
 
-def _check_owner(system: System, user: str, holder: str | None = None) -> None:
-    holder = system.get("user") if holder is None else holder
+def in_groups(system: System, groups: Sequence[str]) -> bool:
+    """Whether a machine may be taken without being named: it is in one of ``groups``, or in any if none is given."""
+    group = system.get("group")
+    return bool(group) and (not groups or group in groups)
+
+
+def _check_owner(name: str, user: str, holder: str) -> None:
     if holder and holder != user:
-        raise UsageError(f"{system.name} is reserved by {holder}, not by {user}")
+        raise UsageError(f"{name} is reserved by {holder}, not by {user}")
 
 
 def _seconds() -> str:

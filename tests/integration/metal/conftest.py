@@ -21,6 +21,7 @@ MACHINES = {
     "node1": ("10.111.5.101", "test02"),
     "spare": ("10.111.6.1", ""),
 }
+POOL = [name for name, (_, group) in MACHINES.items() if group]
 
 
 @pytest.fixture(scope="session")
@@ -66,6 +67,12 @@ def cobbler(daemon, hosts):
 def hosts(running_hosts):
     running_hosts.forget()
     return running_hosts
+
+
+def silent(hosts, *names):
+    """Wait until machines that were switched off answer no more."""
+    with hosts._changed:
+        assert hosts._changed.wait_for(lambda: not any(hosts.probe(MACHINES[name][0]) for name in names), 20)
 
 
 @pytest.fixture

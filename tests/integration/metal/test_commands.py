@@ -22,24 +22,27 @@ def vidcloud(daemon, cobbler, hosts, tmp_path):
 
     env = prepare(tmp_path, daemon, hosts, user="ann", power_tries="1")
 
-    def run(*words, code=0, entry=("vidcloud", "metal"), stdin=subprocess.DEVNULL, **more):
-        done = subprocess.run(  # noqa: PLW1510 - its code is looked at
-            [
-                sys.executable,
-                "-c",
-                "import sys; sys.argv[0] = sys.argv.pop(1); exec(sys.argv.pop(1))",
-                *_start(entry),
-                *words,
-            ],
+    def begin(*words, entry=("vidcloud", "metal"), stdin=subprocess.DEVNULL, **more):
+        start = "import sys; sys.argv[0] = sys.argv.pop(1); exec(sys.argv.pop(1))"
+        return subprocess.Popen(
+            [sys.executable, "-c", start, *_start(entry), *words],
             env=env | more,
             stdin=stdin,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=60,
         )
-        assert done.returncode == code, (done.stdout, done.stderr)
-        return done.stderr if code else done.stdout
 
+    def run(*words, code=0, **more):
+        with begin(*words, **more) as child:
+            try:
+                out, err = child.communicate(timeout=60)
+            finally:
+                child.kill()
+        assert child.returncode == code, (out, err)
+        return err if code else out
+
+    run.begin = begin
     return run
 
 
@@ -81,8 +84,10 @@ def test_a_session(vidcloud, hosts, cobbler):
         "release",
         "reserve",
         "run",
+        "power-reboot",
         "running",
         "terminating",
+        "power-off",
         "release",
     ]
 
@@ -103,6 +108,136 @@ def test_reimaging_is_asked_for(vidcloud, cobbler, hosts, answer, code):
         assert cobbler.system("node01").profile == "other"
 
 
+@pytest.fixture
+def terminal():
+    """Both ends of one: what is typed, and a stdin."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "wb", buffering=0) as typed, os.fdopen(theirs, "rb") as stdin:
+        yield typed, stdin
+
+
+def until(child, text):
+    """What a command says up to a line with this text."""
+    said = []
+    for line in child.stderr:
+        said.append(line)
+        if text in line:
+            return said
+    raise AssertionError(said)
+
+
+def ended(child):
+    with child:
+        try:
+            out, err = child.communicate(timeout=60)
+        finally:
+            child.kill()
+    return child.returncode, out, err
+
+
+def test_what_was_listed_is_what_is_wiped(vidcloud, terminal, hosts, cobbler):
+    """A machine that comes after the question was not asked for."""
+    typed, stdin = terminal
+    vidcloud("run-instances", "node01", "-p", "debian", "-y")
+    hosts.settle("node01", times=2)
+    child = vidcloud.begin("terminate-instances", "-u", "ann", "--wipe", "--plain", stdin=stdin)
+    until(child, "node01 10.111.5.1 (debian) is wiped")
+    vidcloud("reserve-systems", "node02")
+    typed.write(b"y\n")
+    code, out, err = ended(child)
+    assert (code, out) == (0, "INSTANCE node01 debian 10.111.5.1 free\n"), err
+    assert cobbler.system("node02").get("user") == "ann"
+
+
+def test_sigterm_gives_back_what_was_only_asked_about(vidcloud, terminal, cobbler):
+    child = vidcloud.begin("run-instances", "node01", "-p", "debian", stdin=terminal[1])
+    until(child, "is installed with debian")
+    assert cobbler.system("node01").get("user") == "ann"
+    child.terminate()
+    code, _, err = ended(child)
+    assert (code, err.endswith("vidcloud: interrupted\n")) == (130, True), err
+    assert not cobbler.system("node01").get("user")
+
+
+def test_sigterm_puts_a_half_done_request_back(vidcloud, cobbler, hosts, daemon):
+    """The machine whose power can't be switched yet is switched off and given back."""
+    deaf = daemon.root / "machines/node01/deaf"
+    deaf.write_text("100000")
+    child = vidcloud.begin("run-instances", "node01", "-p", "debian", "-y", VIDCLOUD_METAL_POWER_TRIES="4")
+    while deaf.read_text().strip() in {"100000", ""}:  # the fence agent counts down what it is asked for
+        assert child.poll() is None
+    assert cobbler.system("node01").get("state") == "pending"
+    child.terminate()
+    deaf.write_text("1")
+    code, _, err = ended(child)
+    assert (code, "node01" in err) == (130, False), err
+    assert (cobbler.system("node01").get("user"), cobbler.system("node01").profile) == ("", "other")
+    assert not cobbler.is_on("node01")
+
+
+def test_sigterm_ends_a_wipe(vidcloud, cobbler, hosts):
+    """Nothing goes on that nobody waits for; the machine stays for a look."""
+    vidcloud("run-instances", "node01", "-p", "debian", "-y")
+    hosts.settle("node01", times=2)
+    hosts.gate.clear()
+    child = vidcloud.begin("terminate-instances", "node01", "--wipe", "-y")
+    hosts.settle("node01")
+    child.terminate()
+    code, _, err = ended(child)
+    assert code == 130, err
+    assert not cobbler.is_on("node01")
+    assert cobbler.system("node01").get("state") == "failed"
+    assert "interrupted" in cobbler.system("node01").get("reason")
+
+
+def test_sigterm_ends_recycle(vidcloud, cobbler, hosts):
+    hosts.gate.clear()
+    child = vidcloud.begin("recycle", "--older-than", "0s", "-g", "test02", "-y", "--at-once", "1")
+    hosts.settle("node1")
+    child.terminate()
+    code, out, err = ended(child)
+    assert code == 130, err
+    assert "node1 interrupted: given back before it ran" in out
+    assert not [s.name for s in cobbler.systems() if s.get("user")]
+    assert {line.split()[0] for line in hosts.calls("node16")} == set(), "and no other is begun"
+
+
+def test_recycle_for_scripts(vidcloud, hosts):
+    told = json.loads(vidcloud("recycle", "--older-than", "0s", "-g", "test02", "-y", "--json"))
+    assert [(row["name"], row["recycled"]) for row in told] == [("node1", True), ("node16", True)]
+    assert vidcloud("recycle", "--older-than", "30d", "-g", "test02", "-y", "--plain") == ""
+
+
+def test_watch_until_it_runs(vidcloud, hosts):
+    hosts.gate.clear()
+    child = vidcloud.begin("run-instances", "node01", "-p", "debian", "-y", "-w", "--plain")
+    until(child, "node01 installing")
+    hosts.gate.set()
+    code, out, err = ended(child)
+    assert (code, out) == (0, "INSTANCE node01 debian 10.111.5.1 running\n")
+    assert err.split()[1:] == ["node01", "running"]
+
+
+@pytest.mark.parametrize("more", [(), ("--release-failed",)])
+def test_watch_tells_of_a_failure_by_its_exit_code(vidcloud, hosts, cobbler, more):
+    hosts.kinds = {"node01": "hang"}
+    words = ("run-instances", "node01", "-p", "debian", "-y", "-w", *more)
+    told = vidcloud(*words, code=1, VIDCLOUD_METAL_INSTALL_TIMEOUT_S="1")
+    assert "vidcloud: node01 failed after 1 s: the installer never called back\n" in told
+    assert cobbler.system("node01").get("state") == ("" if more else "failed")
+    assert cobbler.is_on("node01") == (not more)
+
+
+def test_watch_tells_of_a_machine_that_somebody_gave_back(vidcloud, hosts):
+    hosts.gate.clear()
+    child = vidcloud.begin("run-instances", "node01", "-p", "debian", "-y", "-w")
+    until(child, "node01 installing")
+    vidcloud("release-systems", "node01")
+    code, _, err = ended(child)
+    assert code == 1
+    assert err.splitlines()[-1] == "vidcloud: node01 was given back by another"
+
+
 def test_metaleuca_names(vidcloud):
     assert "SYSTEM node01" in vidcloud("--plain", entry=("metaleuca-describe-systems",))
     assert vidcloud("node01", "-p", "wipe", "--plain", entry=("/usr/bin/metaleuca-set-profile",)).startswith(
@@ -117,12 +252,13 @@ def test_bad_input_is_one_line_and_code_2(vidcloud):
     for words, told in (
         (("describe-systems", "node99"), "no machine 'node99' in Cobbler"),
         (("set-profile", "node01", "-p", "nope"), "no profile 'nope'"),
-        (("reserve-systems", "-n", "99"), "99 machines wanted, 6 free"),
+        (("reserve-systems", "-n", "99"), "99 machines wanted, 5 free; 1 in no group must be named"),
         (("reserve-systems", "node01", "-n", "2"), "give either machines"),
         (("reserve-systems",), "how many machines?"),
         (("terminate-instances",), "which?"),
         (("enable-netboot",), "which machines?"),
         (("run-instances", "-n", "1", "-p", "nope", "-y"), "no profile 'nope'"),
+        (("run-instances", "node01", "-p", "debian", "--release-failed"), "--release-failed needs --watch"),
         (("reserve-systems", "-g"), "requires an argument"),
         (("run-instances", "-n", "1", "-g", "-p", "debian", "-y"), "'-g' requires an argument"),
         (("reserve-systems", "-n", "1", "-u", "a b"), "is no user"),

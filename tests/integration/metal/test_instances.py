@@ -1,8 +1,10 @@
 """The life of instances on hosts that boot, through a real cobblerd."""
 
 import pytest
+from conftest import silent
 
 from vidcloud.errors import CloudError, UsageError
+from vidcloud.metal.ec2.zone import Zone
 from vidcloud.metal.reservations import Request
 
 
@@ -95,7 +97,7 @@ def test_a_machine_without_an_address_is_not_run(daemon, cobbler, instances, hos
     daemon.api.xapi_object_edit("system", "nowhere", "add", fields, token)
     try:
         with pytest.raises(UsageError, match="nowhere has no address"):
-            instances("ann").run(Request("ann", count=1, groups=("test09",)), "debian")
+            instances("ann").run(Request("ann", names=("nowhere",)), "debian")
         assert not cobbler.system("nowhere").get("user")
     finally:
         daemon.api.remove_system("nowhere", token)
@@ -164,3 +166,159 @@ def test_reboot_with_netboot_on_installs_again(cobbler, instances, hosts):
     hosts.settle("node01")
     assert states(ann) == {"node01": "running"}
     assert hosts.fetched[-1] == ("node01", "wipe")
+
+
+def running(ann, hosts, *names):
+    ann.run(Request("ann", names=names), "debian")
+    hosts.settle(*names, times=2)
+    assert set(states(ann).values()) == {"running"}
+
+
+def test_a_machine_that_ran_is_shown_as_it_is(cobbler, reservations, instances, hosts):
+    """Without power it is stopped, without SSH it runs for all we know; and nothing is done to it."""
+    ann = instances("ann")
+    running(ann, hosts, "node01", "node02")
+    zone = Zone(cobbler, reservations, instances)
+    cobbler.power(["node01"], "off")
+    silent(hosts, "node01")
+    (hosts.boots / "10.111.5.2").unlink()
+    before = cobbler.systems(), reservations.history()
+    for viewer in (ann, instances("bob")):
+        assert [(i.name, i.state, i.reason) for i in viewer.describe()] == [
+            ("node01", "stopped", "it has no power"),
+            ("node02", "running", "SSH does not answer"),
+        ]
+    told = zone.do("ann", "DescribeInstances", {})["Reservations"]
+    assert [i["State"]["Name"] for r in told for i in r["Instances"]] == ["stopped", "running"]
+    assert (cobbler.systems(), reservations.history()) == before
+    assert {c.split()[1] for c in hosts.calls("node02")[-1:]} == {"status"}
+    cobbler.power(["node01"], "on")
+    hosts.settle("node01")
+    assert states(ann) == {"node01": "running", "node02": "running"}
+
+
+def test_a_machine_that_is_power_cycled_is_not_off(cobbler, instances, hosts, monkeypatch):
+    """In the seconds without power a launcher that looks must not give it back."""
+    ann, seen, usual = instances("ann"), [], cobbler.power
+    running(ann, hosts, "node01")
+    [system] = [s for s in cobbler.systems() if s.get("user")]
+
+    def power(names, operation, tries=3):
+        names = list(names)
+        usual(names, "off", tries)
+        silent(hosts, "node01")
+        seen.append((instances("ann").off([system]), states(ann)))
+        return usual(names, "on", tries)
+
+    monkeypatch.setattr(cobbler, "power", power)
+    ann.reboot(["node01"])
+    hosts.settle("node01")
+    assert seen == [(set(), {"node01": "running"})]
+    usual(["node01"], "off")
+    silent(hosts, "node01")
+    monkeypatch.setattr("vidcloud.metal.instances._REBOOT_S", 0)
+    assert ann.off([system]) == {"node01"}, "long after that it is"
+
+
+def test_what_was_not_confirmed_is_not_installed_anew(cobbler, instances, hosts):
+    ann = instances("ann")
+    running(ann, hosts, "node01")
+    before = len(hosts.calls())
+    ann.set_netboot(["node01"], on=True)  # after the question, say
+    with pytest.raises(UsageError, match="node01: netboot is on by now"):
+        ann.reboot(["node01"], installs=[])
+    assert [c for c in hosts.calls()[before:] if not c.endswith("status")] == []
+
+
+def test_power_is_in_the_record(reservations, instances, hosts, daemon):
+    ann = instances("ann")
+    running(ann, hosts, "node01")
+    (daemon.root / "machines/node01/deaf").write_text("5")
+    with pytest.raises(CloudError, match="node01"):
+        ann.reboot(["node01"])
+    ann.terminate()
+    assert [line["what"] for line in reservations.history() if line["what"].startswith("power")] == [
+        "power-reboot",
+        "power-reboot-failed",
+        "power-off",
+    ]
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_wipe_goes_on_without_what_somebody_gave_back(cobbler, reservations, instances, hosts, monkeypatch, when):
+    """Its next user's machine is neither waited for nor switched off; nor does a Cobbler that is away end the wipe."""
+    ann, change, power, systems = instances("ann"), reservations.change, cobbler.power, cobbler.systems
+    running(ann, hosts, "node01", "node02")
+    away = []
+
+    def overtake():
+        reservations.release(["node01"], "ann")
+        reservations.reserve(Request("bob", names=("node01",)))
+
+    def changed(asked):
+        if when == "before" and (asked.name, asked.what) == ("node01", "wipe"):
+            overtake()
+        return change(asked)
+
+    def switched(names, operation, tries=3):
+        names = list(names)
+        if operation == "on":
+            if when == "meanwhile":
+                overtake()
+            away.append(CloudError("Cobbler is away"))
+        if "node01" in names and operation == "off":
+            assert cobbler.system("node01").get("user") == "ann"
+        return power(names, operation, tries)
+
+    def read():
+        if away:
+            raise away.pop()
+        return systems()
+
+    monkeypatch.setattr(reservations, "change", changed)
+    monkeypatch.setattr(cobbler, "power", switched)
+    monkeypatch.setattr(cobbler, "systems", read)
+    assert [i.name for i in ann.terminate(wipe_profile="wipe")] == ["node02"]
+    assert states(ann) == {"node01": "reserved"}
+    assert ("node02", "wipe") in hosts.fetched
+    assert not cobbler.is_on("node02")
+
+
+def test_a_wipe_that_is_broken_off_leaves_another_s_machine_alone(cobbler, reservations, instances, hosts, monkeypatch):
+    """One's own are switched off and kept for a look; what is somebody else's by then is not touched."""
+    ann, power, systems = instances("ann"), cobbler.power, cobbler.systems
+    running(ann, hosts, "node01", "node02")
+
+    def switched(names, operation, tries=3):
+        errors = power(names, operation, tries)
+        if operation == "on":
+            reservations.release(["node01"], "ann")
+            reservations.reserve(Request("bob", names=("node01",)))
+            monkeypatch.setattr(cobbler, "systems", broken_off)
+        return errors
+
+    def broken_off():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cobbler, "power", switched)
+    with pytest.raises(KeyboardInterrupt):
+        ann.terminate(wipe_profile="wipe")
+    monkeypatch.setattr(cobbler, "systems", systems)
+    assert (cobbler.is_on("node01"), cobbler.is_on("node02")) == (True, False)
+    assert {s.name: s.get("state") for s in systems() if s.get("user")} == {"node01": "reserved", "node02": "failed"}
+
+
+def test_what_somebody_gave_back_is_not_told_as_still_reserved(cobbler, reservations, instances, hosts, monkeypatch):
+    power = cobbler.power
+
+    def switched(names, operation, tries=3):
+        if operation == "reboot":
+            reservations.release(["node01"], "ann")
+            return {"node02": "no answer"}
+        return power(names, operation, tries)
+
+    monkeypatch.setattr(cobbler, "power", switched)
+    with pytest.raises(CloudError, match=r"node02: no answer$") as error:
+        instances("ann").run(Request("ann", names=("node01", "node02")), "debian")
+    assert error.value.left_running == ()
+    assert states(instances("ann")) == {}

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from vidcloud.errors import CapacityError, CloudError, EndedError, UsageError
 from vidcloud.metal.cobbler import Cobbler, System
 from vidcloud.metal.ec2.query import Refusal
-from vidcloud.metal.instances import FAILED, FREE, RUNNING, TERMINATING, Instance, Instances
+from vidcloud.metal.instances import FAILED, FREE, RUNNING, STOPPED, TERMINATING, Instance, Instances
 from vidcloud.metal.reservations import Change, LockedReservations, Request
 
 T = TypeVar("T")
@@ -28,6 +28,7 @@ _STATES = {
     RUNNING: (16, "running"),
     TERMINATING: (32, "shutting-down"),
     FAILED: (80, "stopped"),
+    STOPPED: (80, "stopped"),
     FREE: (48, "terminated"),
 }
 _PENDING = (0, "pending")
