@@ -303,6 +303,16 @@ class Launcher:
             )
         self._site.sweep()
 
+    def broken_off(self) -> bool:
+        """Whether `resume` would start nodes.
+
+        Raises:
+            UsageError: the job is done or cancelled.
+        """
+        if (state := self._job.state()) in ("done", "cancelled"):
+            raise UsageError(f"job {self._job.id} is {state}: there is nothing to resume")
+        return state == "failed" or not self._alive("collector")
+
     def resume(self) -> bool:
         """Let a job go on whose collector was killed, or which failed.
 
@@ -312,9 +322,7 @@ class Launcher:
         Raises:
             UsageError: it is done or cancelled.
         """
-        if (state := self._job.state()) in ("done", "cancelled"):
-            raise UsageError(f"job {self._job.id} is {state}: there is nothing to resume")
-        if self._alive("collector") and state != "failed":
+        if not self.broken_off():
             return False
         self.terminate()
         self._job.reopen()

@@ -69,7 +69,7 @@ def begin(bed, clip):
     def start(*args):
         return bed.start(
             "run", clip, "--filter", "./gated.py:gated:hold=6", "--chunk", 3, "--nodes", 2, "--codec", "ffv1", "-o", "out.mkv",
-            "--job-id", "j", "--json", "--lease", 30, "--plane", "frames", *bed.options, *args,
+            "--job-id", "j", "--json", "--yes", "--lease", 30, "--plane", "frames", *bed.options, *args,
         )  # fmt: skip
 
     return start
@@ -120,7 +120,9 @@ def test_a_job_that_is_scaled(bed, begin, clip, tmp_path):
     lead, _ = held(bed, 2)
     assert len(taken(bed)) == 3
     assert "stunnel" in bed.sh(lead, "ps -eo args").out
-    assert bed.user("scale", "j", "--nodes", 4).out == "j: 4 nodes (+2)\n"
+    unasked = bed.user("scale", "j", "--nodes", 4)
+    assert (unasked.code, "2 of 3 free machines will be installed anew" in unasked.err) == (2, True)
+    assert bed.user("scale", "j", "--nodes", 4, "--yes").out == "j: 4 nodes (+2)\n"
     held(bed, 4)
     told = bed.user("instances", *bed.options, "--json").json
     assert sorted(m["role"] for m in told) == ["collector", *["processor"] * 4]
@@ -202,7 +204,8 @@ def test_a_machine_that_loses_power_is_replaced_and_freed(bed, begin):
         (("-o", "machines=node99"), 2, "no machine 'node99'"),
         (("-o", "proflie=x"), 2, "did you mean profile?"),
         (("-o", "wipe=yes"), 2, "wipe_profile"),
-        (("--nodes", 20), 1, "no room for 20 processors"),
+        (("--nodes", 20, "--yes"), 1, "no room for 20 processors"),
+        ((), 2, "2 of 6 free machines will be installed anew, their disks overwritten: confirm with --yes"),
     ],
 )
 def test_what_is_refused_with_one_line(bed, clip, args, code, told):

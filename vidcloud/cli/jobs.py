@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from vidcloud import job as job_module
-from vidcloud.cli.options import cloud_options, json_option, key_values, share_option
+from vidcloud.cli.options import cloud_options, confirm_overwriting, json_option, key_values, share_option, yes_option
 from vidcloud.errors import UsageError
 from vidcloud.launcher import Launcher
 from vidcloud.sites import find_site, open_site
@@ -38,11 +38,13 @@ def _launcher(name: str | None, share: Path | None, cloud: str | None, pairs: tu
 @click.option("--remove", type=int, metavar="K", help="How many fewer; the youngest give back their chunk and leave.")
 @share_option
 @cloud_options
+@yes_option
 def scale(
     job: str,
     nodes: int | None,
     add: int | None,
     remove: int | None,
+    yes: bool,
     share: Path | None,
     cloud: str | None,
     pairs: tuple[str, ...],
@@ -54,6 +56,7 @@ def scale(
     if (add is not None and add < 1) or (remove is not None and remove < 1):
         raise UsageError("--add and --remove take 1 or more")
     wanted = nodes if nodes is not None else launcher.job.nodes() + (add or 0) - (remove or 0)
+    confirm_overwriting(launcher.site.cloud, wanted - launcher.job.nodes(), yes=yes)
     changed = launcher.scale(wanted)
     click.echo(f"{launcher.job.id}: {wanted} nodes ({changed:+d})")
 
@@ -175,15 +178,18 @@ def cancel(job: str, share: Path | None, cloud: str | None, pairs: tuple[str, ..
 @click.argument("job")
 @share_option
 @cloud_options
+@yes_option
 @json_option
 @click.option("-v", "--verbose", is_flag=True, help="Say what the nodes log, too.")
 def resume(
-    job: str, share: Path | None, cloud: str | None, pairs: tuple[str, ...], as_json: bool, verbose: bool
+    job: str, share: Path | None, cloud: str | None, pairs: tuple[str, ...], yes: bool, as_json: bool, verbose: bool
 ) -> None:
     """Let JOB go on that broke off or failed; what is done is not done again."""
     from vidcloud.cli.run import guarded_follow
 
     launcher = _launcher(job, share, cloud, pairs)
+    if not yes and launcher.broken_off():
+        confirm_overwriting(launcher.site.cloud, launcher.job.nodes() + 1, yes=yes)
     began = launcher.resume()
     if not began:
         click.echo(f"vidcloud: job {launcher.job.id} is running; watching it", err=True)

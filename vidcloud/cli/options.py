@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -52,6 +53,32 @@ def encoder_options(command: F) -> F:
 def json_option(command: F) -> F:
     """``--json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")(command)
+
+
+def yes_option(command: F) -> F:
+    """``--yes``, for what `confirm_overwriting` asks."""
+    return click.option(
+        "-y", "--yes", is_flag=True, help="Don't ask whether machines may be overwritten (--cloud metal)."
+    )(command)
+
+
+def confirm_overwriting(cloud: object, count: int, *, yes: bool) -> None:
+    """Ask before a cloud that overwrites machines takes ``count`` of them; of other clouds nothing is asked.
+
+    Raises:
+        UsageError: there is nobody to ask.
+    """
+    from vidcloud.clouds.base import Destructive
+
+    if yes or count < 1 or not isinstance(cloud, Destructive):
+        return
+    machines = cloud.overwrites()
+    told = f"{count} of {len(machines)} free machines will be installed anew, their disks overwritten"
+    if not sys.stdin.isatty():
+        raise UsageError(f"{told}: confirm with --yes (`vidcloud run --dry-run` names them)")
+    for line in machines:
+        click.echo(f"  {line}", err=True)
+    click.confirm(f"{told}, and more if some fail. Go on?", abort=True, err=True)
 
 
 def key_values(pairs: tuple[str, ...], option: str) -> dict[str, str]:

@@ -12,7 +12,14 @@ from typing import Any
 
 import click
 
-from vidcloud.cli.options import encoder_options, json_option, key_values, share_option
+from vidcloud.cli.options import (
+    confirm_overwriting,
+    encoder_options,
+    json_option,
+    key_values,
+    share_option,
+    yes_option,
+)
 from vidcloud.errors import EXIT_INTERRUPTED, UsageError, VidcloudError
 
 _OPTION = re.compile(r"[a-z][a-z0-9_]*=")
@@ -55,6 +62,7 @@ _OPTION = re.compile(r"[a-z][a-z0-9_]*=")
 @click.option("--proof/--no-proof", default=True, show_default=True, help="Leave OUTPUT.proof.json beside the output.")
 @click.option("--dry-run", is_flag=True, help="Check all and say what would be started; start nothing.")
 @click.option("--detach", is_flag=True, help="Print the job's id and return; the job goes on.")
+@yes_option
 @json_option
 @click.option("-v", "--verbose", is_flag=True, help="Say what the nodes log, too.")
 def run(
@@ -65,6 +73,7 @@ def run(
     share: Path | None,
     dry_run: bool,
     detach: bool,
+    yes: bool,
     as_json: bool,
     verbose: bool,
     nodes: int,
@@ -92,6 +101,7 @@ def run(
     job = create(request)
     launcher = Launcher(open_site(job))
     try:
+        confirm_overwriting(launcher.site.cloud, nodes + 1, yes=yes)
         with upload_bar(quiet=as_json) as tell:
             launcher.start(nodes, tell)
         if detach:
@@ -100,7 +110,7 @@ def run(
             return
     except (KeyboardInterrupt, SystemExit):
         _cancel(launcher)
-    except VidcloudError:
+    except (VidcloudError, click.Abort):
         shutil.rmtree(job.root, ignore_errors=True)  # nothing was begun: there is nothing to list or to resume
         raise
     guarded_follow(launcher, as_json=as_json, verbose=verbose)

@@ -150,6 +150,15 @@ class Reachable(Protocol):
         ...
 
 
+@runtime_checkable
+class Destructive(Protocol):
+    """A cloud whose instances are machines that had something on their disks: whoever starts them must be asked."""
+
+    def overwrites(self) -> list[str]:
+        """The machines that may be overwritten when instances are started, as lines for people."""
+        ...
+
+
 def orphans(
     machines: Sequence[Machine], now: float, older_than_s: float | None, grace_s: float
 ) -> list[tuple[Machine, str]]:

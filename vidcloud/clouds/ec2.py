@@ -235,19 +235,10 @@ class EC2Cloud:
             f"1 collector, {s.collector_type}",
             f"{nodes} processors, {kinds}{', spot if there is room' if s.spot else ''}",
             f"security group {s.security_group or f'{self._own_group}, made if it is not there'}",
-            *self._preview_encryption(),
+            *s.encryption("volumes and objects at rest"),
             f"home {self._home}",
             "cost: unknown for these types" if price is None else f"cost: about ${price:.2f} an hour, on demand",
         ]
-
-    def _preview_encryption(self) -> list[str]:
-        s = self._settings
-        between = "NFS between nodes through TLS" if s.encrypt else ""
-        told = [what for what in (between, "volumes and objects at rest" if s.encrypted else "") if what]
-        lines = [f"encrypted: {', '.join(told)}"] if told else []
-        if s.encrypt and s.s3_endpoint_url.startswith("http://"):
-            lines.append(f"not encrypted: the way to {s.s3_endpoint_url}, by which input, output and the job's key go")
-        return lines
 
     # -- starting ------------------------------------------------------------------------------------------------------
 

@@ -20,8 +20,8 @@ from vidcloud.clouds.settings import MetalSettings
 from vidcloud.errors import CloudError, EndedError, UsageError
 from vidcloud.metal.cobbler import System, choose
 from vidcloud.metal.connect import Connection
-from vidcloud.metal.instances import FAILED, INSTALLING, PENDING, RUNNING, TERMINATING
-from vidcloud.metal.reservations import Request
+from vidcloud.metal.instances import FAILED, INSTALLING, PENDING, RUNNING, STOPPED, TERMINATING
+from vidcloud.metal.reservations import Request, in_groups
 
 if TYPE_CHECKING:
     from vidcloud.remote import Target
@@ -61,7 +61,9 @@ class MetalCloud:
     def home(self) -> str:
         """URL of the job's home; "" if no machine of the job is known."""
         if not self._home:
-            self._home = next((s.get("home") for s in self._systems() if s.get("home")), "")
+            # One's own machines tell first: anybody may tag his with a job's name.
+            told = sorted(self._systems(), key=lambda s: s.get("user") != self._with.config.user)
+            self._home = next((s.get("home") for s in told if s.get("home")), "")
         return self._home
 
     @property
@@ -127,12 +129,13 @@ class MetalCloud:
                 if not taken or attempt == _TAKE_TRIES - 1:
                     raise CloudError(f"no room for {count} {role}s: {e}", ()) from e
         self._seen = self._systems()
-        return [self._machine(s, PENDING).instance for s in self._seen if s.get("reservation") == name]
+        mine = [s for s in self._seen if s.get("reservation") == name and s.get("user") == self._with.config.user]
+        return [self._machine(s, PENDING).instance for s in mine]
 
     def describe_instances(self) -> list[Instance]:
         """The job's machines, as Cobbler has them. One's own that went off by themselves are given back."""
         systems = self._seen = self._systems()
-        states = {i.name: i.state for i in self._instances.look(systems)}
+        states = {i.name: i.state for i in self._instances.look(systems, again=False)}
         now = time.monotonic()
         if now - self._looked >= _LOOK_S:
             ran = [s for s in systems if states[s.name] == RUNNING or (states[s.name] == INSTALLING and not s.netboot)]
@@ -174,7 +177,8 @@ class MetalCloud:
         Raises:
             CloudError: the power of one could not be switched.
         """
-        self._instances.reboot([s.name for s in self._systems() if _id(s) in ids])
+        of = {s.name: s.get("reservation") for s in self._systems() if _id(s) in ids}
+        self._instances.reboot(list(of), of)
 
     def machines(self, nodes: int) -> int:
         """Each has its own."""
@@ -207,15 +211,27 @@ class MetalCloud:
         """
         collector, processor = self._profile("collector"), self._profile("processor")
         self._check((collector, processor))
-        free = [s for s in self._candidates() if not s.get("user")]
+        free = self._free()
         where = f" of {', '.join(self._settings.groups)}" if self._settings.groups else ""
         return [
             f"on {self._with.config.url}, for at most {self._settings.max_lifetime_s / 3600:g} hours",
             f"1 collector, installed with {collector}",
             f"{nodes} processors, installed with {processor}",
             f"{nodes + 1} machines{where}: {len(free)} are free",
+            *([f"may be installed anew, their disks overwritten: {', '.join(s.name for s in free)}"] if free else []),
+            *self._settings.encryption("objects at rest"),
             f"home {self._home}",
         ]
+
+    def overwrites(self) -> list[str]:
+        """The machines that may be installed anew, as lines.
+
+        Raises:
+            UsageError: no profile, or one or a group that Cobbler does not know.
+            CloudError: Cobbler can't be reached.
+        """
+        self._check((self._profile("collector"), self._profile("processor")))
+        return [f"{s.name} {s.ip} ({', '.join(filter(None, (s.profile, s.get('group'))))})" for s in self._free()]
 
     def all_machines(self, *, mine: bool = False) -> list[Machine]:
         """Machines of all jobs, oldest first; with ``mine`` one's own only."""
@@ -255,14 +271,18 @@ class MetalCloud:
                 raise UsageError(f"no group {group!r}; there are {', '.join(sorted(known)) or 'none'}")
         if named := self._settings.machines:
             ips = [n for n in named if _is_address(n)]
-            systems = choose(systems, [n for n in named if n not in ips], ips)
-        return [s for s in systems if not self._settings.groups or s.get("group") in self._settings.groups]
+            chosen = choose(systems, [n for n in named if n not in ips], ips)
+            return [s for s in chosen if not self._settings.groups or s.get("group") in self._settings.groups]
+        return [s for s in systems if in_groups(s, self._settings.groups) and s.ip]
+
+    def _free(self) -> list[System]:
+        return [s for s in self._candidates() if not s.get("user")]
 
     def _choice(self, count: int) -> tuple[str, ...]:
         """Free ones of the machines that were named; () if any will do."""
         if not self._settings.machines:
             return ()
-        free = [s.name for s in self._candidates() if not s.get("user")]
+        free = [s.name for s in self._free()]
         if len(free) < count:
             raise CloudError(f"{count} machines wanted, {len(free)} free of those named by -o machines", ())
         return tuple(free[:count])
@@ -277,7 +297,7 @@ class MetalCloud:
         launched = _number(system.get("since"))
         if ended or _id(system) in self._off:
             shown = "terminated"
-        elif system.get("drain") or state in (TERMINATING, FAILED):
+        elif system.get("drain") or state in (TERMINATING, FAILED, STOPPED):
             pass
         elif state == RUNNING:
             shown = "running"

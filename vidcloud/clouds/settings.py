@@ -70,6 +70,16 @@ class HomeSettings:
         }
         return {name: value for name, value in told.items() if value}
 
+    def encryption(self, at_rest: str) -> list[str]:
+        """Lines that tell what is encrypted and what is not; ``at_rest`` is what ``encrypted`` covers in this cloud."""
+        between = "NFS between nodes through TLS" if self.encrypt else ""
+        told = [what for what in (between, at_rest if self.encrypted else "") if what]
+        lines = [f"encrypted: {', '.join(told)}"] if told else []
+        if self.encrypt and self.s3_endpoint_url.startswith("http://"):
+            way = f"the way to {self.s3_endpoint_url}"
+            lines.append(f"not encrypted: {way}, by which input, output and the job's key go")
+        return lines
+
     def adopt(self) -> None:
         """Have this process's own clients of S3 reach what nodes will reach."""
         os.environ.update(self.environment())
@@ -157,7 +167,7 @@ class MetalSettings(HomeSettings):
     Attributes:
         profile: Cobbler's profile that is installed; must be given.
         collector_profile: the collector's; "": as ``profile``.
-        groups: of machines to take free ones of; none: any.
+        groups: of machines to take free ones of; none: any, but no machine without a group.
         machines: names or addresses of the machines to take free ones of; none: any of ``groups``.
         wipe: boot ``metal.toml``'s wipe_profile on each machine before it is given back.
         config: path of ``metal.toml``; "": as `vidcloud metal` finds it.
