@@ -50,6 +50,10 @@ class Home:
         """Write a record. Raises StorageError."""
         storage.write(self.url(name), data)
 
+    def create(self, name: str, data: bytes) -> None:
+        """Write a record that is not there. Raises FileExistsError, StorageError."""
+        storage.create(self.url(name), data)
+
     def remove(self, name: str) -> None:
         """Remove a record that may be there. Raises StorageError."""
         storage.remove(self.url(name))

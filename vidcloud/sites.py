@@ -183,17 +183,18 @@ class HomeSite:
         """Upload the input, if it is a file here, and the bundle of scripts, program, spec and plugins.
 
         Raises:
+            UsageError: there was, or is, a job of this id: its home is not empty, or machines are tagged with it.
             StorageError: it can't be stored.
         """
         if self._job is None:
             raise UsageError("a job is begun where its files are")
+        self._claim(self._job)
         self._job.make()
         bundle = self._job.scratch / "bundle.tar"
         key = boot.make_key() if self.cloud.encrypts else ""
         pin = boot.make_bundle(self._job.root, bundle, wheel.build(self._job.scratch), key)
         spec = self._job.spec()
         self._home.note("started", job=spec.id, input=spec.input, output=spec.output, cloud=self._told["cloud"])
-        self.records.write_spec(spec)  # first: whoever gives up meanwhile must know what to remove
         storage.upload(bundle, self._home.url("bundle.tar"))
         bundle.unlink()  # it may hold a key
         self._home.replace("bundle.sha256", pin.encode())
@@ -207,6 +208,21 @@ class HomeSite:
 
             self._home.note("stored", what=source, where=spec.input)
             storage.upload(path, spec.input, count)
+
+    def _claim(self, job: JobDirectory) -> None:
+        """Write the spec, first of all: whoever gives up later must know what to remove."""
+        other = f"choose another --job-id than {job.id}"
+        if any(i.alive for i in self.cloud.describe_instances()):
+            raise UsageError(f"a job {job.id} has machines that run: {other}")
+        # A result, a wish to cancel or a log of another job would be taken for this one's.
+        free = not storage.tree(self._url)
+        try:
+            if free:
+                self._home.create("spec.json", job.directory.read("spec.json"))
+        except FileExistsError:
+            free = False
+        if not free:
+            raise UsageError(f"{self._url} holds another job: {other}")
 
     def user_data(self, role: Role) -> str:
         """The line for an instance: a bundle that is pinned, who may fetch it for a week, and no secret.
@@ -295,6 +311,8 @@ class HomeSite:
     def sweep(self) -> None:
         """Remove the input, the bundle and a delivered output from the home."""
         spec = self.records.spec()
+        if self._job is not None and self._job.spec() != spec:
+            return  # another job's home, of the same id
         mine = f"{self._url}/"
         urls = [self._home.url("bundle.tar"), self._home.url("bundle.sha256"), spec.input]
         if self._told.get("output"):

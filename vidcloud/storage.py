@@ -202,6 +202,46 @@ def write(url: str, data: bytes) -> None:
         _kept_s3().put_object(Bucket=parts.netloc, Key=parts.path.lstrip("/"), Body=data, **_at_rest())
 
 
+def create(url: str, data: bytes) -> None:
+    """Store a small file under a name that is free.
+
+    Args:
+        url: ``file`` or ``s3``. On a server that knows no conditional writes, two at the same moment may both be told
+            that it was free.
+        data: its content.
+
+    Raises:
+        FileExistsError: the name is taken.
+        StorageError: it can't be stored.
+    """
+    taken = FileExistsError(errno.EEXIST, "exists", url)
+    if exists(url):
+        raise taken
+    if path := local_path(url):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("xb") as f:
+                f.write(data)
+        except FileExistsError:
+            raise
+        except OSError as e:
+            raise StorageError(f"can't write {path}: {e.strerror}") from e
+        return
+    parts = urlsplit(url)
+    client = _kept_s3()
+    where = {"Bucket": parts.netloc, "Key": parts.path.lstrip("/")}
+    with _s3_errors(url):
+        try:
+            client.put_object(**where, Body=data, IfNoneMatch="*", **_at_rest())
+        except client.exceptions.ClientError as e:
+            status = e.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            if status in (409, 412):  # there, or in the making
+                raise taken from None
+            if status != 501:
+                raise
+            client.put_object(**where, Body=data, **_at_rest())
+
+
 def remove(url: str) -> None:
     """Remove a file that may be there.
 
@@ -231,10 +271,67 @@ def names(url: str) -> list[str]:
     if path := local_path(url):
         return sorted(p.name for p in path.iterdir()) if path.is_dir() else []
     parts = urlsplit(url)
-    prefix = parts.path.strip("/") + "/"
+    prefix = f"{parts.path.strip('/')}/".lstrip("/")
     with _s3_errors(url):
         pages = _kept_s3().get_paginator("list_objects_v2").paginate(Bucket=parts.netloc, Prefix=prefix, Delimiter="/")
         return sorted(o["Key"].removeprefix(prefix) for page in pages for o in page.get("Contents", ()))
+
+
+def tree(url: str) -> list[str]:
+    """Paths of all files below a folder, relative to it, sorted; none if there is no such folder.
+
+    Args:
+        url: ``file`` or ``s3``.
+
+    Raises:
+        StorageError: it can't be listed.
+    """
+    if path := local_path(url):
+        return sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file())
+    parts = urlsplit(url)
+    prefix = f"{parts.path.strip('/')}/".lstrip("/")
+    with _s3_errors(url):
+        pages = _kept_s3().get_paginator("list_objects_v2").paginate(Bucket=parts.netloc, Prefix=prefix)
+        return sorted(o["Key"].removeprefix(prefix) for page in pages for o in page.get("Contents", ()))
+
+
+def folders(url: str) -> list[str]:
+    """Names of the folders in a folder, sorted; none if there is no such folder.
+
+    Args:
+        url: ``file`` or ``s3``.
+
+    Raises:
+        StorageError: it can't be listed.
+    """
+    if path := local_path(url):
+        return sorted(p.name for p in path.iterdir() if p.is_dir()) if path.is_dir() else []
+    parts = urlsplit(url)
+    prefix = f"{parts.path.strip('/')}/".lstrip("/")
+    with _s3_errors(url):
+        pages = _kept_s3().get_paginator("list_objects_v2").paginate(Bucket=parts.netloc, Prefix=prefix, Delimiter="/")
+        found = [o["Prefix"] for page in pages for o in page.get("CommonPrefixes", ())]
+    return sorted(name.removeprefix(prefix).rstrip("/") for name in found)
+
+
+def abort_uploads(url: str) -> None:
+    """Forget what went up of a file by programs that did not live to its last part: S3 keeps, and charges, such parts.
+
+    Args:
+        url: ``file`` or ``s3``.
+
+    Raises:
+        StorageError: they can't be listed or aborted.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "s3":
+        return
+    key, client = parts.path.lstrip("/"), _kept_s3()
+    with _s3_errors(url):
+        for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=parts.netloc, Prefix=key):
+            for begun in page.get("Uploads", ()):
+                if begun["Key"] == key:
+                    client.abort_multipart_upload(Bucket=parts.netloc, Key=key, UploadId=begun["UploadId"])
 
 
 def upload(path: Path, url: str, tell: Callable[[int], None] | None = None) -> None:

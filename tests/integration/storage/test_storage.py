@@ -140,3 +140,17 @@ def test_no_credentials(monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with pytest.raises(StorageError, match="no credentials"):
         storage.exists("s3://films/x")
+
+
+def test_of_two_who_create_a_name_one_does(bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "exists", lambda _url: False)  # both saw it free
+    storage._kept_s3.cache_clear()
+    for url in ("s3://films/homes/j/spec.json", f"file://{tmp_path}/homes/j/spec.json"):
+        storage.create(url, b"one")
+        with pytest.raises(FileExistsError):
+            storage.create(url, b"two")
+        assert storage.read(url) == b"one"
+        assert storage.tree(url.rpartition("/homes")[0]) == ["homes/j/spec.json"]
+        assert storage.folders(url.rpartition("/j/")[0]) == ["j"]
+        assert storage.folders(url.rpartition("/homes")[0] + "/none") == storage.tree(f"{url}/none") == []
+    storage._kept_s3.cache_clear()

@@ -2,10 +2,10 @@
 
 import pytest
 
-from vidcloud import boot, home
+from vidcloud import boot, home, storage
 from vidcloud import job as jobs
 from vidcloud.clouds.base import Instance
-from vidcloud.errors import CloudError, StorageError
+from vidcloud.errors import CloudError, StorageError, UsageError
 from vidcloud.job import JobSpec
 from vidcloud.launcher import Launcher
 from vidcloud.sites import HomeSite
@@ -57,13 +57,22 @@ class PaperCloud:
 @pytest.fixture
 def begun(tmp_path):
     """A job from a file here to a file here, its site, and where the collector would leave the output."""
+    return site(tmp_path)
+
+
+def site(tmp_path, job_id="j", share="share"):
     source = tmp_path / "cat.avi"
     source.write_bytes(b"a cat")
-    url = f"file://{tmp_path}/homes/j"
+    url = f"file://{tmp_path}/homes/{job_id}"
     spec = JobSpec(
-        id="j", created=0.0, input=f"{url}/input/cat.avi", output=f"{url}/output/cat.mp4", filters=(), encode={}
+        id=job_id,
+        created=float(share != "share"),
+        input=f"{url}/input/cat.avi",
+        output=f"{url}/output/cat.mp4",
+        filters=(),
+        encode={},
     )
-    job = jobs.create(tmp_path / "share", spec)
+    job = jobs.create(tmp_path / share, spec)
     wanted = f"file://{tmp_path}/cat.mp4"
     job.write_site({"cloud": "paper", "options": {}, "home": url, "input": str(source), "output": wanted})
     (job.plugins / "0123.py").write_text("# mine")
@@ -99,11 +108,11 @@ def test_the_bundle_holds_what_nodes_need_and_nothing_else(begun, tmp_path):
 def test_a_key_of_the_jobs_own_is_in_the_bundle_and_nowhere_else(begun, tmp_path):
     import tarfile
 
-    begun.cloud.encrypts = True
     keys = []
-    for _ in range(2):
-        Launcher(begun).start(1)
-        with tarfile.open(tmp_path / "homes/j/bundle.tar") as tar:
+    for made in (site(tmp_path, "k"), begun):
+        made.cloud.encrypts = True
+        Launcher(made).start(1)
+        with tarfile.open(tmp_path / f"homes/{made.records.id}/bundle.tar") as tar:
             member = tar.getmember("tunnel.psk")
             assert member.mode == 0o600
             keys.append(tar.extractfile(member).read().decode().removeprefix("vidcloud:").strip())
@@ -234,3 +243,42 @@ def test_nodes_of_another_launcher_may_mount_too(begun):
     begun.cloud.terminate_instances(["i-1"])
     begun.settle(begun.cloud.describe_instances())
     assert begun.records.lines("hosts") == ["10.0.0.2", "10.9.9.9"]
+
+
+@pytest.mark.parametrize("left", ["result.json", "cancel", "audit/2026.json"])
+def test_a_job_begins_in_an_empty_home(begun, tmp_path, left):
+    """Regression: a result that lay there was read as this job's, and success reported for work that nobody did."""
+    old = tmp_path / "homes/j" / left
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"{}")
+    with pytest.raises(UsageError, match="holds another job: choose another --job-id than j"):
+        Launcher(begun).start(1)
+    assert begun.cloud.lines == []
+    assert [p for p in (tmp_path / "homes").rglob("*") if p.is_file()] == [old]
+    assert old.read_bytes() == b"{}"
+
+
+def test_who_takes_an_id_that_is_in_use_leaves_the_other_job_alone(begun, tmp_path):
+    """Neither its bundle and input go, nor its machines."""
+    Launcher(begun).start(1)
+    before = sorted(tmp_path.glob("homes/j/**/*"))
+    other = site(tmp_path, share="elsewhere")
+    other.cloud = begun.cloud
+    with pytest.raises(UsageError, match="a job j has machines that run"):
+        Launcher(other).start(1)
+    begun.cloud.terminate_instances(["i-0", "i-1"])
+    with pytest.raises(UsageError, match="holds another job"):
+        Launcher(other).start(1)
+    assert sorted(tmp_path.glob("homes/j/**/*")) == before
+    assert (tmp_path / "homes/j/input/cat.avi").exists()
+
+
+def test_of_two_that_begin_at_once_one_has_the_home(begun, tmp_path, monkeypatch):
+    """Both saw it empty; the spec's name decides."""
+    Launcher(begun).start(1)
+    other = site(tmp_path, share="elsewhere")
+    monkeypatch.setattr(storage, "tree", lambda _url: [])
+    monkeypatch.setattr(storage, "exists", lambda _url: False)
+    with pytest.raises(UsageError, match="holds another job"):
+        Launcher(other).start(1)
+    assert begun.records.spec() == begun._job.spec()
