@@ -1,6 +1,6 @@
 """A job's home: its folder at a URL, by which launchers anywhere and a collector far away hear of each other.
 
-Launchers write what they want (``nodes.json``, ``hosts``, ``drain``, ``cancel``), the collector what there is
+Launchers write what they want (``nodes.json``, ``nodes/``, ``cancel``), the collector what there is
 (``stream.json``, ``progress.json``, ``result.json``, ``logs/``). Everything that nodes fetch or store lies there, too:
 ``input/``, ``bundle.tar``, ``output/``. ``audit/`` says who did what with the user's data.
 """
@@ -9,6 +9,8 @@ import contextlib
 import getpass
 import json
 import logging
+import os
+import re
 import socket
 import threading
 import time
@@ -21,7 +23,10 @@ from vidcloud.job import JobDirectory, JobRecords
 
 _STEP_S = 1.0
 _LOG_MOST = 1 << 20
-_WANTED = ("nodes.json", "hosts", "drain", "cancel")
+_CUT = re.compile(rb"\((\d+) bytes before this are not kept\)\n")
+_WANTED = ("nodes.json", "cancel")
+_MARKS = {"host": "hosts", "drain": "drain"}
+"""Kinds of marks on nodes, and the files on the share that list them."""
 _TOLD = ("stream.json", "progress.json")
 _LAST_TRIES = 60
 
@@ -73,6 +78,46 @@ class Home:
         record = {"version": 1, "when": when, "who": f"{getpass.getuser()}@{socket.gethostname()}", "action": action}
         self.replace(f"audit/{when}.json", json.dumps({**record, **fields}).encode())
 
+    def admit(self, node: str, address: str) -> None:
+        """A node may mount the share. A record each: launchers that write at once undo nothing of each other's.
+
+        Raises:
+            StorageError: it can't be written.
+        """
+        self.replace(f"nodes/{node}.host", address.encode())
+
+    def dismiss(self, node: str) -> None:
+        """A node that is gone may mount the share no more. Raises StorageError."""
+        self.remove(f"nodes/{node}.host")
+
+    def ask_to_leave(self, node: str) -> None:
+        """A node is to give back what it holds and go. Raises StorageError."""
+        self.replace(f"nodes/{node}.drain", node.encode())
+
+    def marks(self) -> dict[str, list[str]]:
+        """Nodes that have marks, by kind: ``host`` and ``drain``.
+
+        Raises:
+            StorageError: they can't be listed.
+        """
+        found: dict[str, list[str]] = {kind: [] for kind in _MARKS}
+        for name in storage.names(self.url("nodes")):
+            node, _, kind = name.rpartition(".")
+            if kind in found:
+                found[kind].append(node)
+        return found
+
+    def log(self, node: str) -> tuple[int, bytes]:
+        """The end of what a node logged, and how many bytes came before it.
+
+        Raises:
+            FileNotFoundError: nothing came so far.
+            StorageError: it can't be read.
+        """
+        data = self.read(f"logs/{node}.log")
+        cut = _CUT.match(data)
+        return (int(cut[1]), data[cut.end() :]) if cut else (0, data)
+
     def notes(self) -> list[dict[str, Any]]:
         """What was written down, in order.
 
@@ -98,6 +143,7 @@ class Mirror:
     def __init__(self, job: JobDirectory, home: Home) -> None:
         self._job, self._home = job, home
         self._known: dict[str, bytes] = {}
+        self._marks: dict[str, bytes] = {}
         self._trouble = ""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
@@ -133,11 +179,25 @@ class Mirror:
                 if self._known.get(name) != data:
                     self._job.directory.replace(name, data)
                     self._known[name] = data
+        self._bring_marks()
         for name in _TOLD:
             with contextlib.suppress(FileNotFoundError):
                 self._tell(name, self._job.directory.read(name))
         for path in self._job.logs.glob("*.log"):
             self._tell(f"logs/{path.name}", _tail(path))
+
+    def _bring_marks(self) -> None:
+        for kind, nodes in self._home.marks().items():
+            lines: list[bytes] = []
+            for name in (f"nodes/{node}.{kind}" for node in nodes):
+                with contextlib.suppress(FileNotFoundError):  # taken away meanwhile
+                    if name not in self._marks:
+                        self._marks[name] = self._home.read(name)
+                    lines.append(self._marks[name] + b"\n")
+            data = b"".join(sorted(lines))
+            if self._known.get(kind, b"") != data:
+                self._job.directory.replace(_MARKS[kind], data)
+                self._known[kind] = data
 
     def finish(self) -> None:
         """Tell how the job ended, last of all: who reads it may remove the nodes.
@@ -177,6 +237,11 @@ class Mirror:
 
 
 def _tail(path: Path) -> bytes:
+    """The last lines of a log; if others came before, it begins with a line that says how long they were."""
     with path.open("rb") as f:
-        f.seek(max(0, path.stat().st_size - _LOG_MOST))
-        return f.read()
+        if (skipped := f.seek(0, os.SEEK_END) - _LOG_MOST) <= 0:
+            f.seek(0)
+            return f.read()
+        f.seek(skipped - 1)
+        skipped += len(f.readline()) - 1  # up to the end of a line
+        return b"(%d bytes before this are not kept)\n" % skipped + f.read()

@@ -12,7 +12,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -178,11 +178,6 @@ class JobRecords:
             return self._store.read(name).decode().split()
         except FileNotFoundError:
             return []
-
-    def write_lines(self, name: str, lines: Sequence[str]) -> None:
-        """Write such a record, if it is another than before."""
-        if list(lines) != self.lines(name):
-            self._store.replace(name, "".join(f"{line}\n" for line in lines).encode())
 
     @property
     def cancelled(self) -> bool:

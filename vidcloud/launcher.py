@@ -10,7 +10,7 @@ from vidcloud import log
 from vidcloud.clouds.base import Instance, Reachable, Role
 from vidcloud.errors import CloudError, JobCancelledError, JobFailedError, StorageError, UsageError, VidcloudError
 from vidcloud.job import JobRecords
-from vidcloud.sites import Site
+from vidcloud.sites import NewLines, Site
 from vidcloud.status import Status, snapshot
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ class Launcher:
 
     def _last_words(self, role: str) -> str:
         ended = [i for i in self._cloud.describe_instances() if i.role == role]
-        printed = self._site.log(ended[-1].id).strip().splitlines() if ended else []
+        printed = self._site.log(ended[-1].id).text.strip().splitlines() if ended else []
         return printed[-1] if printed else "nothing"
 
     def _replace_processors(self) -> None:
@@ -342,7 +342,7 @@ class Launcher:
         Raises:
             UsageError: no such node.
         """
-        return [(i, self._site.log(i)) for i in self._ids(node)]
+        return [(i, self._site.log(i).text) for i in self._ids(node)]
 
     def _ids(self, node: str | None) -> list[str]:
         ids = [i.id for i in self._cloud.describe_instances()]
@@ -357,7 +357,7 @@ class Launcher:
             UsageError: no such node.
         """
         self._ids(node)
-        read: dict[str, int] = {}
+        new = NewLines(self._site)
         seen_alive = time.monotonic()
         while True:
             instances = [i for i in self._cloud.describe_instances() if node in (None, i.id)]
@@ -368,10 +368,7 @@ class Launcher:
                 # Before what is read now: whoever is gone has printed all.
                 last = node is not None or self._job.result() is not None or time.monotonic() > seen_alive + _QUIET_S
             for i in instances:
-                printed = self._site.log(i.id)[read.get(i.id, 0) :]
-                whole = printed if last else printed[: printed.rfind("\n") + 1]
-                read[i.id] = read.get(i.id, 0) + len(whole)
-                for line in whole.splitlines():
+                for line in new(i.id, last=last):
                     yield i.id, line
             if last:
                 return

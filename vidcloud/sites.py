@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from vidcloud import boot, home, storage, wheel
 from vidcloud.clouds.base import Cloud, Instance, RemoteCloud, Role, open_cloud, open_remote
@@ -20,6 +20,25 @@ from vidcloud.job import JobDirectory, JobRecords
 
 _ADDRESS_S = 120.0
 _PRESIGNED_S = 7 * 24 * 3600
+
+
+class Printed(NamedTuple):
+    """What a node said.
+
+    Attributes:
+        data: as it came; of a long log the end.
+        start: bytes that came before it and are not kept.
+        kind: ``log``, or ``console`` while there is nothing else.
+    """
+
+    data: bytes
+    start: int = 0
+    kind: str = "log"
+
+    @property
+    def text(self) -> str:
+        """As text."""
+        return self.data.decode(errors="replace")
 
 
 class Site(Protocol):
@@ -65,7 +84,7 @@ class Site(Protocol):
         """Keep other launchers from seeing to the nodes at the same time."""
         ...
 
-    def log(self, instance: str) -> str:
+    def log(self, instance: str) -> Printed:
         """What a node said."""
         ...
 
@@ -128,9 +147,9 @@ class ShareSite:
         """By a lock on the share."""
         return self._job.locked("nodes")
 
-    def log(self, instance: str) -> str:
+    def log(self, instance: str) -> Printed:
         """What a node printed."""
-        return self.cloud.console_output(instance)
+        return Printed(self.cloud.console_output(instance).encode())
 
     def deliver(self, result: dict[str, Any]) -> dict[str, Any]:
         """The collector has put it there."""
@@ -253,15 +272,18 @@ class HomeSite:
 
     def settle(self, instances: Sequence[Instance]) -> None:
         """Who may mount the share: the job's processors and nobody else."""
-        nodes = [i for i in instances if i.role == "processor" and i.address]
-        alive = {i.address for i in nodes if i.alive}
-        gone = {i.address for i in nodes if not i.alive}
-        # Another launcher may have started some that this one does not see yet.
-        self.records.write_lines("hosts", sorted(alive | {*self.records.lines("hosts")} - gone))
+        admitted = {*self._home.marks()["host"]}
+        # Others stay: another launcher may have started some that this one does not see yet.
+        for node in (i for i in instances if i.role == "processor" and i.address):
+            if node.alive and node.id not in admitted:
+                self._home.admit(node.id, node.address)
+            elif not node.alive and node.id in admitted:
+                self._home.dismiss(node.id)
 
     def drain(self, ids: Sequence[str]) -> None:
         """Ask by the home; the cloud knows meanwhile that they leave."""
-        self.records.write_lines("drain", sorted({*self.records.lines("drain"), *ids}))
+        for node in ids:
+            self._home.ask_to_leave(node)
         self.cloud.terminate_instances(ids, drain=True)
 
     @contextlib.contextmanager
@@ -269,12 +291,13 @@ class HomeSite:
         """No lock: launchers anywhere name the same next node, and a cloud starts it once."""
         yield
 
-    def log(self, instance: str) -> str:
+    def log(self, instance: str) -> Printed:
         """What a node said, or its console, where it did not come so far."""
         try:
-            return self._home.read(f"logs/{instance}.log").decode(errors="replace")
+            start, data = self._home.log(instance)
         except FileNotFoundError:
-            return self.cloud.console_output(instance)
+            return Printed(self.cloud.console_output(instance).encode(), kind="console")
+        return Printed(data, start)
 
     def deliver(self, result: dict[str, Any]) -> dict[str, Any]:
         """Fetch the output and its proof to the user's disk; where another launcher looks, it stays at the home.
@@ -327,6 +350,28 @@ class HomeSite:
     def notes(self) -> list[dict[str, Any]]:
         """The home's audit records."""
         return self._home.notes()
+
+
+class NewLines:
+    """What nodes of a job say, each line once.
+
+    Args:
+        site: where the job is.
+    """
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._read: dict[tuple[str, str], int] = {}
+
+    def __call__(self, instance: str, *, last: bool = False) -> list[str]:
+        """Whole lines that a node said since the last call; with ``last``, also one without an end."""
+        said = self._site.log(instance)
+        key = instance, said.kind  # a log is not the rest of a console
+        begin = max(self._read.get(key, 0), said.start)
+        new = said.data[begin - said.start :]
+        new = new if last else new[: new.rfind(b"\n") + 1]
+        self._read[key] = begin + len(new)
+        return new.decode(errors="replace").splitlines()
 
 
 def open_site(job: JobDirectory) -> Site:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from vidcloud.sites import NewLines
 from vidcloud.status import Status
 
 _LINE_S = 5.0
@@ -164,13 +165,9 @@ class _Logs:
     """Prints what nodes log, each line once."""
 
     def __init__(self, launcher: Any) -> None:
-        self._launcher = launcher
-        self._read: dict[str, int] = {}
+        self._new = NewLines(launcher.site)
 
-    def show(self, _status: Status) -> None:
-        for node, text in self._launcher.logs(None):
-            start = self._read.get(node, 0)
-            whole = text.rfind("\n") + 1
-            for logged in text[start:whole].splitlines():
-                click.echo(f"{node}: {logged}", err=True)
-            self._read[node] = max(start, whole)
+    def show(self, status: Status) -> None:
+        for node in status.nodes:
+            for logged in self._new(node.id):
+                click.echo(f"{node.id}: {logged}", err=True)

@@ -27,16 +27,20 @@ def test_what_launchers_want_comes_to_the_share(job, url):
     afar = home.records(url)
     assert afar.id == "j"
     afar.write_nodes(4)
-    afar.write_lines("hosts", ["10.0.0.2", "10.0.0.3"])
-    afar.write_lines("drain", ["i-1"])
-    mirror = Mirror(job, Home(url))
+    told = Home(url)
+    told.admit("i-2", "10.0.0.3")
+    told.admit("i-1", "10.0.0.2")
+    told.ask_to_leave("i-1")
+    mirror = Mirror(job, told)
     mirror.step()
     assert job.nodes() == 4
     assert (job.root / "hosts").read_text() == "10.0.0.2\n10.0.0.3\n"
     assert job.lines("drain") == ["i-1"]
     assert not job.cancelled
+    told.dismiss("i-1")
     afar.cancel()
     mirror.step()
+    assert (job.root / "hosts").read_text() == "10.0.0.3\n"
     assert job.cancelled
 
 
@@ -104,9 +108,18 @@ def test_a_home_out_of_reach_is_told_once_and_comes_back(job, url, monkeypatch):
 
 def test_only_the_end_of_a_long_log_goes_home(job, url, monkeypatch):
     monkeypatch.setattr(home, "_LOG_MOST", 10)
-    (job.logs / "i-1.log").write_text("0123456789" * 3)
-    Mirror(job, Home(url)).step()
-    assert Home(url).read("logs/i-1.log") == b"0123456789"
+    log = job.logs / "i-1.log"
+    mirror = Mirror(job, Home(url))
+    for said, kept in (
+        ("one\ntwo\n", (0, b"one\ntwo\n")),
+        ("three\n", (4, b"two\nthree\n")),
+        ("a line longer than all that is kept\n", (50, b"")),
+        ("4\n", (50, b"4\n")),
+    ):
+        with log.open("a") as f:
+            f.write(said)
+        mirror.step()
+        assert Home(url).log("i-1") == kept
 
 
 def test_a_home_without_a_job(url):

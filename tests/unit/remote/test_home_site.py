@@ -1,5 +1,8 @@
 """A launcher whose job is far away, over a cloud that only writes down what it is asked."""
 
+import threading
+from collections import namedtuple
+
 import pytest
 
 from vidcloud import boot, home, storage
@@ -8,7 +11,13 @@ from vidcloud.clouds.base import Instance
 from vidcloud.errors import CloudError, StorageError, UsageError
 from vidcloud.job import JobSpec
 from vidcloud.launcher import Launcher
-from vidcloud.sites import HomeSite
+from vidcloud.sites import HomeSite, NewLines
+
+
+def hosts(site):
+    """Who may mount the share."""
+    told = home.Home(site.cloud.home)
+    return [told.read(f"nodes/{node}.host").decode() for node in told.marks()["host"]]
 
 
 class PaperCloud:
@@ -89,7 +98,7 @@ def test_a_start_uploads_all_and_starts_pinned_lines(begun, tmp_path):
     assert collector.arguments[-2:] == ("--home", begun.cloud.home)
     assert collector.arguments[6:8] == ("--env", "AWS_REGION=mars-1")
     assert processor.arguments[-2:] == ("--collector", "10.0.0.0")
-    assert begun.records.lines("hosts") == ["10.0.0.1", "10.0.0.2"], "processors, and nobody else"
+    assert hosts(begun) == ["10.0.0.1", "10.0.0.2"], "processors, and nobody else"
     assert (begun.records.nodes(), begun.records.machines()) == (2, 3)
     assert begun.records.spec().id == "j"
 
@@ -138,7 +147,7 @@ def test_scaling_drains_by_the_home(begun):
     launcher.start(3)
     begun.records.write_progress({"frames": {}})
     assert launcher.scale(1) == -2
-    assert begun.records.lines("drain") == ["i-2", "i-3"]
+    assert home.Home(begun.cloud.home).marks()["drain"] == ["i-2", "i-3"]
     assert begun.cloud.drained == ["i-2", "i-3"]
 
 
@@ -151,7 +160,7 @@ def test_a_lost_collector_takes_the_share_with_it(begun):
     alive = [(i.id, i.role) for i in begun.cloud.instances if i.alive]
     assert alive == [("i-3", "collector"), ("i-4", "processor"), ("i-5", "processor")]
     assert boot.UserData.parse(begun.cloud.lines[-1]).arguments[-1] == "10.0.0.3"
-    assert begun.records.lines("hosts") == ["10.0.0.4", "10.0.0.5"]
+    assert hosts(begun) == ["10.0.0.4", "10.0.0.5"]
 
 
 def test_the_output_is_delivered_once_and_the_home_swept(begun, tmp_path):
@@ -239,10 +248,10 @@ def test_nodes_of_another_launcher_may_mount_too(begun):
     """One that this launcher's cloud does not show yet must not lose the share to it."""
     launcher = Launcher(begun)
     launcher.start(2)
-    begun.records.write_lines("hosts", [*begun.records.lines("hosts"), "10.9.9.9"])
+    home.Home(begun.cloud.home).admit("i-9", "10.9.9.9")
     begun.cloud.terminate_instances(["i-1"])
     begun.settle(begun.cloud.describe_instances())
-    assert begun.records.lines("hosts") == ["10.0.0.2", "10.9.9.9"]
+    assert hosts(begun) == ["10.0.0.2", "10.9.9.9"]
 
 
 @pytest.mark.parametrize("left", ["result.json", "cancel", "audit/2026.json"])
@@ -282,3 +291,55 @@ def test_of_two_that_begin_at_once_one_has_the_home(begun, tmp_path, monkeypatch
     with pytest.raises(UsageError, match="holds another job"):
         Launcher(other).start(1)
     assert begun.records.spec() == begun._job.spec()
+
+
+def test_two_launchers_that_admit_at_once_lose_nobody(begun):
+    """Regression: each read all hosts, added its own and wrote all: the later took away what the earlier had added."""
+    launcher = Launcher(begun)
+    launcher.start(1)
+    url, both = begun.cloud.home, threading.Barrier(2, timeout=60)
+    Seen = namedtuple("Seen", "id role address alive")  # noqa: PYI024
+
+    class Slow(home.Home):
+        def marks(self):
+            found = super().marks()
+            both.wait()  # until the other has read, too
+            return found
+
+    def settle(n):
+        elsewhere = HomeSite(url, begun.cloud, None)
+        elsewhere._home = Slow(url)
+        elsewhere.settle([Seen(f"i-9{n}", "processor", f"10.9.9.{n}", True)])
+
+    threads = [threading.Thread(target=settle, args=(n,)) for n in (1, 2)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert hosts(begun) == ["10.0.0.1", "10.9.9.1", "10.9.9.2"]
+
+
+def test_a_long_log_is_followed_to_its_end(begun, monkeypatch):
+    """Regression: once a log was as long as what is kept of one, nothing of it was printed any more, or cut lines."""
+    monkeypatch.setattr(home, "_LOG_MOST", 100)
+    Launcher(begun).start(1)
+    job = jobs.create(begun._job.root.parent / "far", begun._job.spec())
+    mirror, new = home.Mirror(job, home.Home(begun.cloud.home)), NewLines(begun)
+    assert new("i-1") == []
+    assert new("i-1", last=True) == ["console of i-1"]
+    said, told = [], []
+    for n in range(60):
+        said += [f"line {n} é" + "." * (n % 7)]
+        with (job.logs / "i-1.log").open("a") as log:
+            log.write(said[-1] + "\n" + "half"[: n % 2 * 4])
+        mirror.step()
+        told += new("i-1")
+        if n % 2:
+            said += ["half"]
+            with (job.logs / "i-1.log").open("a") as log:
+                log.write("\n")
+    assert told == said[:-1]
+    with (job.logs / "i-1.log").open("a") as log:
+        log.write("x" * 90 + "\n" + "y" * 90 + "\n")
+    mirror.step()
+    assert new("i-1") == ["y" * 90], "what is not kept is left out, and what is comes whole"
