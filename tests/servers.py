@@ -3,8 +3,10 @@
 import contextlib
 import http.server
 import os
+import re
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,6 +82,26 @@ def serving() -> Iterator[Any]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+KEYS = {"AWS_ACCESS_KEY_ID": "AKIASERVER", "AWS_SECRET_ACCESS_KEY": "server-secret"}
+
+
+@contextlib.contextmanager
+def signed_s3(folder: Path, bucket: str) -> Iterator[str]:
+    """rclone's S3, which checks signatures, with a bucket, until the block ends; its URL. Who has ``KEYS`` may do all."""
+    (folder / bucket).mkdir(parents=True)
+    keys = ",".join(KEYS.values())
+    argv = ["rclone", "serve", "s3", "--addr", "127.0.0.1:0", "--auth-key", keys, "--config", "/dev/null", str(folder)]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    with subprocess.Popen(
+        argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, "PATH": path}
+    ) as server:
+        try:
+            said = next(line for line in server.stderr if "Starting s3 server" in line)
+            yield re.search(r"http://[0-9.:]+", said)[0]
+        finally:
+            server.kill()
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:

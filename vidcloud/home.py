@@ -9,6 +9,7 @@ import contextlib
 import getpass
 import json
 import logging
+import math
 import os
 import re
 import socket
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vidcloud import log, storage
-from vidcloud.job import JobDirectory, JobRecords
+from vidcloud.job import SIGNED_INPUT, JobDirectory, JobRecords
 
 _STEP_S = 1.0
 _LOG_MOST = 1 << 20
@@ -29,6 +30,9 @@ _MARKS = {"host": "hosts", "drain": "drain"}
 """Kinds of marks on nodes, and the files on the share that list them."""
 _TOLD = ("stream.json", "progress.json")
 _LAST_TRIES = 60
+_SIGNED_S, _SIGN_AGAIN_S = 3600, 300.0
+"""How long processors may read the input by a URL, and how often they get another. One that is signed with credentials
+of the instance's role ends with those; the AWS libraries renew them ten minutes before at the latest."""
 
 event = log.events("home")
 
@@ -145,6 +149,7 @@ class Mirror:
         self._known: dict[str, bytes] = {}
         self._marks: dict[str, bytes] = {}
         self._trouble = ""
+        self._signed_at = -math.inf
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
 
@@ -180,11 +185,19 @@ class Mirror:
                     self._job.directory.replace(name, data)
                     self._known[name] = data
         self._bring_marks()
+        self._sign()
         for name in _TOLD:
             with contextlib.suppress(FileNotFoundError):
                 self._tell(name, self._job.directory.read(name))
         for path in self._job.logs.glob("*.log"):
             self._tell(f"logs/{path.name}", _tail(path))
+
+    def _sign(self) -> None:
+        """Let processors, which have no credentials, read the input by ranges."""
+        spec, now = self._job.spec(), time.monotonic()
+        if spec.source == "ranges" and spec.input.startswith("s3:") and now >= self._signed_at + _SIGN_AGAIN_S:
+            self._job.directory.replace(SIGNED_INPUT, storage.presign(spec.input, _SIGNED_S).encode())
+            self._signed_at = now
 
     def _bring_marks(self) -> None:
         for kind, nodes in self._home.marks().items():

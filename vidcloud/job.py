@@ -21,6 +21,8 @@ from vidcloud.errors import ShareError, UsageError
 from vidcloud.queue.directory import ShareDirectory
 
 VERSION = 1
+SIGNED_INPUT = "input.signed"
+"""On the share of a job far away: a URL that lets its bearer read the input for a while; replaced before it ends."""
 State = Literal["starting", "running", "done", "failed", "cancelled"]
 
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -250,6 +252,13 @@ class JobDirectory(JobRecords):
         """Remove all pixels and queue files of an ended job; spec, result, logs stay for a look."""
         for name in ("chunks", "claims", "notes", "workers", "collectors", "parts", "scratch"):
             shutil.rmtree(self.root / name, ignore_errors=True)
+
+    def signed_input(self, url: str) -> str:
+        """A URL by which processors without credentials read an input, or the input's own, where nobody signed it."""
+        try:
+            return self.directory.read(SIGNED_INPUT).decode()
+        except FileNotFoundError:
+            return url
 
     def site(self) -> dict[str, Any]:
         """Where the job's nodes and records are, as `vidcloud.sites` wrote it; empty for a job of this machine's."""

@@ -6,6 +6,7 @@ file it is of, and all must be of one.
 
 import io
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -41,6 +42,7 @@ class RangeFile(io.RawIOBase):
     Args:
         url: ``http(s)`` or ``s3``.
         version: what it must be; None takes what the server has now.
+        signed: asked before each request for a URL to read by in place of ``url``, which alone is ever told in errors.
 
     Attributes:
         version: what it is.
@@ -51,8 +53,9 @@ class RangeFile(io.RawIOBase):
             raises it, too.
     """
 
-    def __init__(self, url: str, version: Version | None = None) -> None:
+    def __init__(self, url: str, version: Version | None = None, signed: Callable[[], str] | None = None) -> None:
         super().__init__()
+        self._signed = signed or (lambda: url)
         self._url, self._at, self.fetched = url, 0, 0
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
         self._next = 0
@@ -106,7 +109,7 @@ class RangeFile(io.RawIOBase):
 
     def _fetch(self, number: int, count: int) -> None:
         first, last = number * _BLOCK, (number + count) * _BLOCK - 1
-        data, version = storage.get_range(self._url, first, last)
+        data, version = storage.get_range(self._signed(), first, last, self._url)
         self.fetched += len(data)
         if self.version is None:
             self.version = Version(*version)

@@ -116,11 +116,12 @@ def check(request: Request) -> Checked:
     stages = [plugins.resolve(text) for text in request.filters]
     source = storage.normalise(request.input)
     if request.source == "ranges":
-        if storage.local_path(source):
+        if storage.local_path(source) and request.cloud not in REMOTE:
             raise UsageError("--source ranges is for http(s):// and s3:// inputs: leave it out for a file")
         if request.plane != "segments":
             raise UsageError("--source ranges is for processors that decode: add --plane segments")
-        check_ranges(source)
+        if not storage.local_path(source):  # a file here will be at the job's home
+            check_ranges(source)
 
     # The libraries of pictures cost half a second: only after the cheap checks.
     from vidcloud.media.containers import check_container, container_format  # noqa: PLC0415

@@ -111,13 +111,14 @@ def get(url: str, target: Path) -> Path:
     return target
 
 
-def get_range(url: str, first: int, last: int) -> tuple[bytes, tuple[int, str]]:
+def get_range(url: str, first: int, last: int, shown: str = "") -> tuple[bytes, tuple[int, str]]:
     """Some bytes of a file, and which version of it they are of.
 
     Args:
         url: ``http(s)`` or ``s3``.
         first: of the bytes wanted, from 0.
         last: of them; beyond the file's end means up to the end.
+        shown: what errors call the file, where ``url`` lets its bearer read it; by default ``url``.
 
     Returns:
         The bytes, the size of the whole file, and its ETag (or time of modification, or "").
@@ -126,21 +127,22 @@ def get_range(url: str, first: int, last: int) -> tuple[bytes, tuple[int, str]]:
         StorageError: they can't be fetched, or the server gives whole files only.
     """
     wanted, parts = f"bytes={first}-{last}", urlsplit(url)
+    shown = shown or url
     if parts.scheme == "s3":
-        with _s3_errors(url):
+        with _s3_errors(shown):
             answer = _kept_s3().get_object(Bucket=parts.netloc, Key=parts.path.lstrip("/"), Range=wanted)
             data, told, tag = answer["Body"].read(), answer.get("ContentRange", ""), answer.get("ETag", "")
     else:
-        response = _http("GET", url, headers={"range": wanted, "accept-encoding": "identity"})
-        if response.status == 200:
-            raise StorageError(f"the server of {url} gives whole files only: leave --source at share")
+        response = _http("GET", url, shown=shown, headers={"range": wanted, "accept-encoding": "identity"})
+        if response.status == 200 and not response.headers.get("content-range"):  # rclone's S3 says 200 for a part, too
+            raise StorageError(f"the server of {shown} gives whole files only: leave --source at share")
         if response.status >= 300:
-            raise StorageError(f"can't fetch {url}: the server says {response.status} {response.reason}")
+            raise StorageError(f"can't fetch {shown}: the server says {response.status} {response.reason}")
         data, told = response.data, response.headers.get("content-range", "")
         tag = response.headers.get("etag") or response.headers.get("last-modified", "")
     size = told.rpartition("/")[2]
     if not size.isdecimal():
-        raise StorageError(f"the server of {url} does not tell the file's size: leave --source at share")
+        raise StorageError(f"the server of {shown} does not tell the file's size: leave --source at share")
     return data, (int(size), str(tag))
 
 
@@ -441,10 +443,10 @@ def _sync(path: Path) -> None:
         os.close(fd)
 
 
-def _http(method: str, url: str, **kwargs: Any) -> Any:
+def _http(method: str, url: str, *, shown: str = "", **kwargs: Any) -> Any:
     import urllib3  # noqa: PLC0415 - only for those who use it
 
-    with _http_errors(url):
+    with _http_errors(shown or url):
         return urllib3.request(method, url, timeout=_TIMEOUT_S, retries=_retries(), **kwargs)
 
 

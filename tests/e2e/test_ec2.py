@@ -136,6 +136,20 @@ def test_an_output_in_s3_is_what_a_local_job_makes(bed, clip, tmp_path):
     assert bed.user("verify", bed.stored("s3://bed/out/cat.mp4")).code == 0
 
 
+def test_processors_read_ranges_without_credentials(bed, begin, as_serial):
+    """Regression: they asked for the input themselves, with no instance profile. It is signed for them, on the share."""
+    job = begin("--plane", "segments", "--segment-chunks", 1, "--source", "ranges")
+    node, lead = job.held(2)[0], job.collector()
+    assert bed.sh(node, "grep -c X-Amz-Signature /srv/vidcloud/jobs/j/input.signed").out == "1\n"
+    assert bed.sh(lead, "find /srv/vidcloud -name long-gop.mkv").out == "", "no copy lies on the share"
+    others = bed.sh(lead, "grep -rl X-Amz-Signature /srv/vidcloud/jobs").out.split()
+    assert others == ["/srv/vidcloud/jobs/j/input.signed"]
+    job.open()
+    job.done()
+    as_serial()
+    assert "X-Amz" not in (bed.folder / "out.mkv.proof.json").read_text() + bed.user("logs", "j").out
+
+
 def test_scaling_up_and_down(bed, begin, as_serial):
     job = begin(nodes=2)
     job.held(2)

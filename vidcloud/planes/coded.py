@@ -1,5 +1,6 @@
 """Inputs that stay coded: a unit names its frames by timestamp, and the processor that claims it decodes them."""
 
+import functools
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -89,7 +90,8 @@ def open_source(spec: JobSpec, job: JobDirectory, stream: dict[str, Any]) -> Pat
     """
     if spec.source == "ranges":
         # A RawIOBase has all of a BinaryIO that readers of videos ask for.
-        return cast("BinaryIO", RangeFile(spec.input, Version(**stream["source"])))
+        signed = functools.partial(job.signed_input, spec.input)
+        return cast("BinaryIO", RangeFile(spec.input, Version(**stream["source"]), signed))
     return storage.local_path(spec.input) or job.scratch / storage.name_of(spec.input)
 
 

@@ -5,12 +5,16 @@ from random import Random
 
 import pytest
 from samples import write
-from servers import serving
+from servers import KEYS, serving
 
+from vidcloud import job as jobs
 from vidcloud import storage
 from vidcloud.errors import StorageError
+from vidcloud.home import Home, Mirror
+from vidcloud.job import JobSpec
 from vidcloud.media.index import RunReader, build_index
 from vidcloud.media.probe import probe
+from vidcloud.planes.coded import open_source, source_version
 from vidcloud.ranges import RangeFile, Version, check_ranges
 
 BODY = Random(1).randbytes(5 * (1 << 20) + 12345)
@@ -129,3 +133,41 @@ def test_s3(bucket):
     with pytest.raises(StorageError, match=r"NoSuchKey|Not Found"):
         RangeFile("s3://films/nope.bin")
     storage._kept_s3.cache_clear()
+
+
+def test_who_has_no_keys_reads_by_what_a_collector_signs(signed, tmp_path, monkeypatch):
+    """Regression: processors on EC2 have no instance profile, and could not read an s3:// input by ranges."""
+    (signed / "cat.avi").write_bytes(BODY)
+    spec = JobSpec("j", 0.0, "s3://films/cat.avi", "s3://films/o", (), {}, plane="segments", source="ranges")
+    job = jobs.create(tmp_path / "share", spec)
+    version = source_version(spec, job).to_json()
+    mirror = Mirror(job, Home("s3://films/homes/j"))
+    mirror.step()
+    told = (job.root / "input.signed").read_text()
+    mirror.step()
+    assert (job.root / "input.signed").read_text() == told, "not signed each second"
+    for name in KEYS:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/none")
+    storage._kept_s3.cache_clear()
+    file = open_source(spec, job, {"source": version})
+    assert file.read(1 << 20) == BODY[: 1 << 20]
+    (job.root / "input.signed").write_text(told.replace("Signature=", "Signature=0"))
+    with pytest.raises(StorageError, match=r"can't fetch s3://films/cat\.avi: the server says 403") as refused:
+        file.readall()
+    assert "Signature" not in str(refused.value)
+    (job.root / "input.signed").write_text(told)
+    assert file.readall() == BODY[1 << 20 :], "the newest URL is taken"
+
+
+def test_an_input_is_signed_anew_in_time(signed, tmp_path, monkeypatch):
+    spec = JobSpec("j", 0.0, "s3://films/cat.avi", "s3://films/o", (), {}, plane="segments", source="ranges")
+    job = jobs.create(tmp_path / "share", spec)
+    mirror, now, made = Mirror(job, Home("s3://films/homes/j")), [1000.0], []
+    monkeypatch.setattr("vidcloud.home.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(storage, "presign", lambda url, seconds: made.append((now[0], seconds)) or f"{url}?{now[0]}")
+    for now[0] in range(1000, 5000, 60):
+        mirror.step()
+        assert now[0] - made[-1][0] < made[-1][1] / 2
+    assert len(made) == 14
