@@ -183,7 +183,7 @@ class Launcher:
             time.sleep(self._site.poll_s)
 
     def attach(self, show: Callable[[Status], None] = lambda _status: None) -> dict[str, Any]:
-        """Watch only.
+        """Watch only; at the end see to what a launcher does that may be no more: deliver and sweep.
 
         Raises:
             JobFailedError: no node has been alive for half a minute, so nobody looks after the job.
@@ -198,7 +198,10 @@ class Launcher:
                 raise JobFailedError(f"{told}; `vidcloud resume {self._job.id}` lets it go on")
             time.sleep(self._site.poll_s)
         show(status)
-        return self._site.deliver(self._job.result() or {})
+        result = self._site.deliver(self._job.result() or {})
+        if status.state == "done" and (self._until_gone() or not self._site.share_outlives):
+            self._site.sweep()
+        return result
 
     def _end_unheard(self, alive: Sequence[Instance]) -> None:
         """End machines that were started long ago and never said a word: others will do what they do not."""
@@ -257,12 +260,18 @@ class Launcher:
                 f"`vidcloud resume {self._job.id}` once that is mended"
             )
 
-    def _end(self, status: Status) -> dict[str, Any]:
-        deadline = time.monotonic() + (_END_S if status.state == "done" else 0)
+    def _until_gone(self) -> bool:
+        """Wait for nodes that go by themselves, as all do when a job is done; whether they are gone."""
+        deadline = time.monotonic() + _END_S
         while (alive := [i for i in self._cloud.describe_instances() if i.alive]) and time.monotonic() < deadline:
             if not any(i.role == "collector" for i in alive):
                 deadline = min(deadline, time.monotonic() + _HOME_S)
             time.sleep(self._site.poll_s / 2)
+        return not alive
+
+    def _end(self, status: Status) -> dict[str, Any]:
+        if status.state == "done":
+            self._until_gone()
         self.terminate()
         result = self._job.result() or {}
         if status.state == "done":

@@ -111,6 +111,11 @@ def check(request: Request) -> Checked:
     if request.lease_s < 1:
         raise UsageError(f"--lease {request.lease_s:g}: must be at least 1 second")
     options = check_options(request.cloud, request.cloud_options)
+    if request.cloud == "ec2" and not options.get("instance_profile"):
+        raise UsageError(
+            "--cloud ec2 needs -o instance_profile=NAME: by it the collector reaches the job's home "
+            "(docs/iam-policy.json); none, if the image brings keys of its own"
+        )
     if request.plane not in ("auto", *planes.NAMES):
         raise UsageError(f"no plane {request.plane!r}: there is auto, {', '.join(planes.NAMES)}")
     stages = [plugins.resolve(text) for text in request.filters]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from vidcloud import boot, home, storage, wheel
-from vidcloud.clouds.base import Cloud, Instance, RemoteCloud, Role, open_cloud, open_remote
+from vidcloud.clouds.base import Cloud, Instance, RemoteCloud, Role, check_options, open_cloud, open_remote
 from vidcloud.errors import CloudError, StorageError, UsageError
 from vidcloud.job import JobDirectory, JobRecords
 
@@ -329,27 +329,59 @@ class HomeSite:
             storage.put(staged, wanted + suffix, force=spec.force)
 
     def discard(self) -> None:
-        """An object in the making is nobody's to see, and the cloud's to forget."""
+        """Forget what went up of the output: nobody sees it, but it is paid for."""
+        _abort_uploads(self.records.spec().output)
 
     def sweep(self) -> None:
         """Remove the input, the bundle and a delivered output from the home."""
         spec = self.records.spec()
         if self._job is not None and self._job.spec() != spec:
             return  # another job's home, of the same id
-        mine = f"{self._url}/"
         urls = [self._home.url("bundle.tar"), self._home.url("bundle.sha256"), spec.input]
         if self._told.get("output"):
             urls += [spec.output, f"{spec.output}.proof.json"]
-        urls = [url for url in urls if url.startswith(mine)]
-        self._home.note("removed", what=urls)
-        for url in urls:
-            storage.remove(url)
+        there = {self._home.url(name) for name in storage.tree(self._url)}
+        _abort_uploads(spec.output)
+        if spec.input.startswith(f"{self._url}/"):
+            _abort_uploads(spec.input)
+        self._remove([url for url in urls if url in there])
         if self._job is not None:
             self._job.sweep()
+
+    def _remove(self, urls: Sequence[str]) -> None:
+        if not urls:
+            return  # another launcher was faster
+        # Frames and parts were on the collector's own disk: they are gone with its machine.
+        gone = [i.id for i in self.cloud.describe_instances() if i.role == "collector" and not i.alive]
+        self._home.note("removed", what=urls, machines=gone)
+        for url in urls:
+            storage.remove(url)
+
+    @property
+    def undelivered(self) -> bool:
+        """Whether an output lies at the home that a user wanted elsewhere: nobody fetched it."""
+        output = self.records.spec().output
+        return output in {self._home.url(name) for name in storage.tree(self._url)}
+
+    def clear(self) -> None:
+        """Remove all of an ended job from its home but what tells where its data went.
+
+        Raises:
+            StorageError: it can't be removed.
+        """
+        # The spec last: who is interrupted can begin again.
+        names = [name for name in storage.tree(self._url) if not name.startswith("audit/")]
+        self._remove([self._home.url(name) for name in sorted(names, key="spec.json".__eq__)])
 
     def notes(self) -> list[dict[str, Any]]:
         """The home's audit records."""
         return self._home.notes()
+
+
+def _abort_uploads(url: str) -> None:
+    """Forget what a killed launcher or collector sent, where that is allowed; else a rule of the bucket must do it."""
+    with contextlib.suppress(StorageError):
+        storage.abort_uploads(url)
 
 
 class NewLines:
@@ -395,5 +427,27 @@ def find_site(job_id: str, cloud_name: str, options: Mapping[str, str]) -> Site:
     """
     cloud = open_remote(cloud_name, job_id, options)
     if not (url := cloud.home):
-        raise UsageError(f"no job {job_id} in the cloud {cloud_name}: see `vidcloud instances`")
+        # A cloud forgets its machines within the hour; homes stay.
+        bucket = check_options(cloud_name, options)["bucket"].rstrip("/")
+        url = f"{bucket}/{job_id}"
+        if job_id not in storage.folders(bucket):
+            raise UsageError(f"no job {job_id} in the cloud {cloud_name}, nor in {bucket}: see `vidcloud instances`")
+        cloud = open_remote(cloud_name, job_id, options, url)
     return HomeSite(url, cloud, None)
+
+
+def all_homes(cloud_name: str, options: Mapping[str, str]) -> list[HomeSite]:
+    """The jobs that have homes in a cloud's bucket, whoever began them, the newest last.
+
+    Raises:
+        UsageError: the cloud's options are wrong.
+        StorageError: the homes can't be listed.
+    """
+    bucket = check_options(cloud_name, options)["bucket"].rstrip("/")
+    found: list[tuple[float, HomeSite]] = []
+    for job_id in storage.folders(bucket):
+        url = f"{bucket}/{job_id}"
+        site = HomeSite(url, open_remote(cloud_name, job_id, options, url), None)
+        with contextlib.suppress(UsageError):  # what is left of a job that was cleared: its audit
+            found.append((site.records.spec().created, site))
+    return [site for _, site in sorted(found, key=lambda f: f[0])]

@@ -435,6 +435,7 @@ def holders(bed, key):
         (("-o", "image=ami-00000000000000000"), 1, "ami-00000000000000000"),
         (("-o", "price_cap=0.1"), 2, "more than price_cap=0.1"),
         (("-o", "imgae=x"), 2, "did you mean image?"),
+        (("-o", "instance_profile="), 2, "needs -o instance_profile=NAME"),
         (("-o", "bucket=s3://no-such-bucket/x"), 1, "no-such-bucket"),
         (("--env-keys",), 1, "SignatureDoesNotMatch"),
     ],
@@ -449,3 +450,4 @@ def test_what_is_refused_with_one_line(bed, clip, args, code, told):
     assert len(made.err.strip().splitlines()) == 1, made.err
     assert bed.hosts() == {}
     assert bed.user("jobs").out == "", "nothing was begun"
+    assert not [p for p in bed.stored("s3://bed").rglob("*") if p.is_file()], "nothing went up"

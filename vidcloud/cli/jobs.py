@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,7 +12,15 @@ from vidcloud import job as job_module
 from vidcloud.cli.options import cloud_options, confirm_overwriting, json_option, key_values, share_option, yes_option
 from vidcloud.errors import UsageError
 from vidcloud.launcher import Launcher
-from vidcloud.sites import find_site, open_site
+from vidcloud.sites import all_homes, find_site, open_site
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vidcloud.job import JobRecords
+    from vidcloud.sites import HomeSite
+
+_ENDED = ("done", "cancelled", "failed")
 
 
 def _launcher(name: str | None, share: Path | None, cloud: str | None, pairs: tuple[str, ...]) -> Launcher:
@@ -198,19 +207,48 @@ def resume(
 
 @click.command()
 @share_option
+@cloud_options
 @json_option
-@click.option("--clear", is_flag=True, help="Remove the records of jobs that ended.")
-def jobs(share: Path | None, as_json: bool, clear: bool) -> None:
-    """List jobs, the newest last."""
-    import shutil
-
+@click.option("--clear", is_flag=True, help="Remove the records of jobs that ended; of --cloud all at their homes.")
+def jobs(share: Path | None, cloud: str | None, pairs: tuple[str, ...], as_json: bool, clear: bool) -> None:
+    """List jobs, the newest last; with --cloud those that have homes in its bucket."""
+    if cloud:
+        homes = all_homes(cloud, key_values(pairs, "-o"))
+        if clear:
+            _clear_homes(homes)
+            return
+        _list([site.records for site in homes], as_json=as_json)
+        return
+    if pairs:
+        raise UsageError(f"-o {pairs[0]}: add --cloud")
     found = job_module.all_jobs(share or job_module.default_share())
     if clear:
-        ended = [j for j in found if j.state() in ("done", "cancelled", "failed")]
+        import shutil
+
+        ended = [j for j in found if j.state() in _ENDED]
         for j in ended:
             shutil.rmtree(j.root)
         click.echo(f"removed {len(ended)} records")
         return
+    _list(found, as_json=as_json)
+
+
+def _clear_homes(homes: "Sequence[HomeSite]") -> None:
+    cleared = 0
+    for site in homes:
+        state = site.records.state()
+        if state not in _ENDED:
+            continue
+        if state == "done" and site.undelivered:
+            output = site.records.spec().output
+            click.echo(f"{site.records.id}: kept, for nobody fetched {output}: `vidcloud watch` where it was begun")
+            continue
+        site.clear()
+        cleared += 1
+    click.echo(f"cleared {cleared} homes")
+
+
+def _list(found: "Sequence[JobRecords]", *, as_json: bool) -> None:
     rows = []
     for j in found:
         spec = j.spec()

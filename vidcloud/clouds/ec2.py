@@ -294,7 +294,7 @@ class EC2Cloud:
             params["MetadataOptions"] = {"HttpTokens": "required", "HttpEndpoint": "enabled"}
         if s.key:
             params["KeyName"] = s.key
-        if s.instance_profile and role == "collector":
+        if s.instance_profile not in ("", "none") and role == "collector":
             by = "Arn" if s.instance_profile.startswith("arn:") else "Name"
             params["IamInstanceProfile"] = {by: s.instance_profile}
         if s.volume_gb or s.encrypted:

@@ -119,7 +119,7 @@ class EC2Settings(HomeSettings):
         subnets: several: what has room, in this order; none: the cloud's default.
         security_group: id or name; "": ``vidcloud``, made if absent.
         ssh_from: CIDR from which SSH is let in to a group that is made; "": from nowhere.
-        instance_profile: name or ARN; the collector needs one to reach the home.
+        instance_profile: name or ARN; by it the collector reaches the home. ``none``: the image has keys of its own.
         volume_gb: of each root disk; 0: as the image says. The collector's holds the share.
         spot: processors on spot capacity, on demand where there is none.
         price_cap: US dollars an hour for the whole job, refused above; 0: none.

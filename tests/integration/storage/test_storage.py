@@ -1,6 +1,8 @@
 """Get and put by URL, with real servers on loopback: an HTTP server of ours, and moto's S3."""
 
 import http.server
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -130,6 +132,64 @@ def test_a_large_object_goes_up_in_parts(bucket, staged):
     head = bucket.head_object(Bucket="films", Key="large.mp4")
     assert head["ContentLength"] == 10 * 1024 * 1024
     assert "-" in head["ETag"], "multipart"
+
+
+@pytest.mark.parametrize("size", [7, 10 << 20])
+def test_objects_are_encrypted_at_rest_and_checked_on_the_way(bucket, staged, monkeypatch, size):
+    """An output, in one piece and in parts, and a record: each asks for both."""
+    sent, make = [], storage._s3
+
+    def recording():
+        client = make()
+        client.meta.events.register("before-send.s3", lambda request, **_: sent.append(request))
+        return client
+
+    monkeypatch.setattr(storage, "_s3", recording)
+    storage._kept_s3.cache_clear()
+    monkeypatch.setenv("VIDCLOUD_S3_ENCRYPTION", "AES256")
+    staged.write_bytes(bytes(size))
+    storage.put(staged, "s3://films/safe.mp4", force=True)
+    storage.write("s3://films/safe.json", b"{}")
+    storage.create(f"s3://films/new{size}.json", b"{}")
+    storage._kept_s3.cache_clear()
+    for key in ("safe.mp4", "safe.json", f"new{size}.json"):
+        assert bucket.head_object(Bucket="films", Key=key)["ServerSideEncryption"] == "AES256"
+    bodies = [{k.lower(): v for k, v in r.headers.items()} for r in sent if r.method == "PUT"]
+    assert len(bodies) == (3 if size == 7 else 4)
+    assert all("x-amz-checksum-crc32" in h or h.get("x-amz-trailer") == b"x-amz-checksum-crc32" for h in bodies), bodies
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from vidcloud import storage
+
+gone = 0
+def tell(more):
+    global gone
+    gone += more
+    if gone > 16 << 20:  # of 24: some parts are whole on the server
+        os._exit(9)
+
+path, url = sys.argv[1:]
+storage.upload(Path(path), url, tell)
+"""
+
+
+def test_who_is_killed_while_an_object_goes_up_leaves_none_of_it_to_be_seen(bucket, staged):
+    """And what is paid for but not to be seen is taken away, and only that."""
+    with staged.open("wb") as f:
+        f.truncate(24 << 20)
+    other = bucket.create_multipart_upload(Bucket="films", Key="out/cat.mp4.other")["UploadId"]
+    code = subprocess.run([sys.executable, "-c", KILLED, staged, "s3://films/out/cat.mp4"], check=False).returncode
+    assert code == 9
+    assert not storage.exists("s3://films/out/cat.mp4")
+    assert storage.names("s3://films/out") == []
+    begun = bucket.list_multipart_uploads(Bucket="films")["Uploads"]
+    assert sorted(u["Key"] for u in begun) == ["out/cat.mp4", "out/cat.mp4.other"]
+    storage.abort_uploads("s3://films/out/cat.mp4")
+    assert [u["UploadId"] for u in bucket.list_multipart_uploads(Bucket="films")["Uploads"]] == [other]
+    bucket.abort_multipart_upload(Bucket="films", Key="out/cat.mp4.other", UploadId=other)
 
 
 def test_no_credentials(monkeypatch, tmp_path):
