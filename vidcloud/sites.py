@@ -214,9 +214,9 @@ class HomeSite:
         pin = boot.make_bundle(self._job.root, bundle, wheel.build(self._job.scratch), key)
         spec = self._job.spec()
         self._home.note("started", job=spec.id, input=spec.input, output=spec.output, cloud=self._told["cloud"])
-        storage.upload(bundle, self._home.url("bundle.tar"))
-        bundle.unlink()  # it may hold a key
         self._home.replace("bundle.sha256", pin.encode())
+        self._publish(bundle, pin)
+        bundle.unlink()  # it may hold a key
         if source := self._told.get("input"):
             path, gone = Path(source), 0
 
@@ -227,6 +227,27 @@ class HomeSite:
 
             self._home.note("stored", what=source, where=spec.input)
             storage.upload(path, spec.input, count)
+
+    def _publish(self, bundle: Path, pin: str) -> None:
+        """Put the bundle where nodes fetch it: the home, or a file server's folder on this machine."""
+        if (shown := self._shown(pin)) is None:
+            storage.upload(bundle, self._home.url("bundle.tar"))
+            return
+        url = f"{self._told['options']['file_server'].rstrip('/')}/{shown.name}"
+        self._home.note("stored", what="bundle", where=url)
+        partial = shown.with_name(f".{shown.name}")
+        try:
+            partial.touch(0o640)
+            shutil.copyfile(bundle, partial)
+            partial.replace(shown)
+        except OSError as e:
+            raise StorageError(f"can't write into file_folder {shown.parent}: {e.strerror}") from e
+        self._home.replace("bundle.url", url.encode())  # for launchers elsewhere
+
+    def _shown(self, pin: str) -> Path | None:
+        """The bundle's file in the file server's folder, if there is one; nobody guesses its name if it holds a key."""
+        folder = self._told.get("options", {}).get("file_folder")
+        return Path(folder).expanduser().absolute() / f"{pin}.tar" if folder else None
 
     def _claim(self, job: JobDirectory) -> None:
         """Write the spec, first of all: whoever gives up later must know what to remove."""
@@ -244,13 +265,17 @@ class HomeSite:
             raise UsageError(f"{self._url} holds another job: {other}")
 
     def user_data(self, role: Role) -> str:
-        """The line for an instance: a bundle that is pinned, who may fetch it for a week, and no secret.
+        """The line for an instance: a bundle that is pinned, and no secret; from S3 it may be fetched for a week.
 
         Raises:
             CloudError: a processor's line before there is a collector.
         """
         pin = self._home.read("bundle.sha256").decode().strip()
-        server = f"{storage.presign(self._home.url('bundle.tar'), _PRESIGNED_S)}#sha256={pin}"
+        try:
+            url = self._home.read("bundle.url").decode()
+        except FileNotFoundError:
+            url = storage.presign(self._home.url("bundle.tar"), _PRESIGNED_S)
+        server = f"{url}#sha256={pin}"
         arguments = ["--job", self.records.id, "--node", "{instance}", "--lifetime", str(self.cloud.lifetime_s)]
         for name, value in self.cloud.environment.items():
             arguments += ["--env", f"{name}={value}"]
@@ -337,7 +362,10 @@ class HomeSite:
         spec = self.records.spec()
         if self._job is not None and self._job.spec() != spec:
             return  # another job's home, of the same id
-        urls = [self._home.url("bundle.tar"), self._home.url("bundle.sha256"), spec.input]
+        with contextlib.suppress(FileNotFoundError):
+            if shown := self._shown(self._home.read("bundle.sha256").decode().strip()):
+                shown.unlink(missing_ok=True)
+        urls = [self._home.url(f"bundle.{kind}") for kind in ("tar", "url", "sha256")] + [spec.input]
         if self._told.get("output"):
             urls += [spec.output, f"{spec.output}.proof.json"]
         there = {self._home.url(name) for name in storage.tree(self._url)}

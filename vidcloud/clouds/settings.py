@@ -46,6 +46,8 @@ class HomeSettings:
         boot_timeout_s: seconds after its start in which a node must have been heard of, or is replaced.
         owner: for the tags.
         bucket: ``s3://bucket/prefix`` under which jobs have their homes; must be given.
+        file_server: URL under which nodes fetch what lies in ``file_folder``; "": by presigned URLs of S3.
+        file_folder: a folder of the launcher's machine that a file server shows (`vidcloud serve`).
     """
 
     s3_endpoint_url: str = ""
@@ -58,6 +60,8 @@ class HomeSettings:
     boot_timeout_s: int = 600
     owner: str = ""
     bucket: str = ""
+    file_server: str = ""
+    file_folder: str = ""
 
     def environment(self) -> dict[str, str]:
         """What programs must know to reach the home, by names that they read; no secrets."""
@@ -240,7 +244,18 @@ def _made(kind: type[_S], told: Mapping[str, Any], environ: Mapping[str, str]) -
     _check_word(settings, "s3_signature", ("s3v4", "s3"))
     if settings.bucket and not re.fullmatch(r"s3://[^/]+(/.*)?", settings.bucket):
         raise UsageError(f"-o bucket={settings.bucket}: must be s3://BUCKET or s3://BUCKET/FOLDER")
+    _check_file_server(settings)
     return settings
+
+
+def _check_file_server(settings: HomeSettings) -> None:
+    url, folder = settings.file_server, settings.file_folder
+    if bool(url) != bool(folder):
+        raise UsageError("-o file_server=URL and -o file_folder=DIR go together: where nodes ask, and what it shows")
+    if url and not re.fullmatch(r"https?://[^\s?#]+", url):
+        raise UsageError(f"-o file_server={url}: must be https://HOST/FOLDER, or http://")
+    if url.startswith("http:") and settings.encrypt:
+        raise UsageError(f"-o file_server={url}: with encrypt the bundle holds a key, so it must be https://")
 
 
 def _check_word(settings: HomeSettings, name: str, allowed: Sequence[str]) -> None:

@@ -8,15 +8,19 @@ import http.server
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import pytest
+from servers import certificate
 
 from vidcloud import boot
 from vidcloud import job as jobs
 from vidcloud.job import JobSpec
+from vidcloud.sites import HomeSite
 
 SCRIPTS = boot.local_path_of_scripts()
 
@@ -464,3 +468,54 @@ def test_scripts_are_clean():
         cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
+
+
+def test_a_line_names_a_file_server_of_the_sites_own(machine, tmp_path):
+    """A launcher puts the bundle into the folder that a real `vidcloud serve` shows; the hook fetches it there, by https."""
+    cert, key = certificate(tmp_path)
+    shown = tmp_path / "shown"
+    shown.mkdir()
+    argv = [
+        sys.executable,
+        "-P",
+        "-m",
+        "vidcloud",
+        "serve",
+        shown,
+        "--listen",
+        "127.0.0.1:0",
+        "--cert",
+        cert,
+        "--key",
+        key,
+    ]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        try:
+            where = server.stdout.readline().strip().replace("127.0.0.1", "localhost")
+            home = f"file://{tmp_path}/homes/j"
+            options = {"file_server": f"{where}/", "file_folder": str(shown)}
+            machine.job.write_site({"cloud": "paper", "options": options, "home": home})
+            cloud = types.SimpleNamespace(
+                encrypts=True, lifetime_s=100, environment={}, describe_instances=list, home=home
+            )
+            site = HomeSite(home, cloud, machine.job)
+            site.prepare(lambda *_: None)
+            (bundle,) = shown.iterdir()
+            line = site.user_data("collector")
+            assert HomeSite(home, cloud, None).user_data("collector") == line, "a launcher elsewhere names it, too"
+            assert boot.UserData.parse(line).server == f"{where}/{bundle.name}#sha256={bundle.stem}"
+            assert bundle.stat().st_mode & 0o777 == 0o640
+            assert not (tmp_path / "homes/j/bundle.tar").exists(), "the key goes nowhere else"
+            with machine.serving() as port:
+                machine.served["/latest/user-data"] = line.encode()
+                env = machine.environment(port) | {"CURL_CA_BUNDLE": str(cert)}
+                hook = ["/bin/sh", str(SCRIPTS / "rc.local")]
+                subprocess.run(hook, env=env, capture_output=True, timeout=60, check=False)
+        finally:
+            server.kill()
+    assert f"<--home><{home}>" in machine.said(), (machine.folder / "boot.log").read_text()
+    site.sweep()
+    assert list(shown.iterdir()) == []
+    actions = [(n["action"], n.get("where", "")) for n in site.notes()]
+    assert actions[:2] == [("started", ""), ("stored", f"{where}/{bundle.name}")]
+    assert actions[-1][0] == "removed"

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from vidcloud.clouds.settings import read_eucarc, read_settings
+from vidcloud.clouds.settings import read_eucarc, read_metal, read_settings
 from vidcloud.errors import UsageError
 
 EUCARC = """\
@@ -118,3 +118,18 @@ def test_this_process_reaches_what_nodes_reach(eucarc, monkeypatch):
     read({"eucarc": str(eucarc)}).adopt()
     assert os.environ["AWS_ACCESS_KEY_ID"] == "AKIEXAMPLE"
     assert os.environ["AWS_ENDPOINT_URL_S3"].startswith("http://10.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("pairs", "told"),
+    [
+        ({"file_server": "https://files.lab"}, "go together"),
+        ({"file_folder": "/srv/files"}, "go together"),
+        ({"file_server": "ftp://files.lab", "file_folder": "/srv/files"}, "must be https://HOST/FOLDER"),
+        ({"file_server": "http://files.lab", "file_folder": "/f", "encrypt": "yes"}, "must be https://"),
+    ],
+)
+def test_file_servers_that_are_refused(pairs, told):
+    for read in (lambda p: read_settings("ec2", p, files=()), lambda p: read_metal(p, files=())):
+        with pytest.raises(UsageError, match=told):
+            read(pairs)
