@@ -64,6 +64,10 @@ class Site(Protocol):
         """Where its instances are."""
         ...
 
+    def claim(self) -> None:
+        """Make sure that a job that begins is the only one of its id; before, nothing may be ended or removed."""
+        ...
+
     def prepare(self, tell: Callable[[int, int], None]) -> None:
         """Put in place what nodes will fetch. ``tell`` hears how many bytes of how many went."""
         ...
@@ -128,6 +132,9 @@ class ShareSite:
         """All that there are."""
         return {i.id for i in self.cloud.describe_instances()}
 
+    def claim(self) -> None:
+        """Nothing: its directory is new."""
+
     def prepare(self, tell: Callable[[int, int], None]) -> None:
         """Nothing: nodes see what the launcher sees."""
 
@@ -186,6 +193,7 @@ class HomeSite:
         self._url = url.rstrip("/")
         self._home, self._job = home.Home(url), job
         self._told = job.site() if job else {}
+        self._claimed = False
         self.records = home.records(url)
         self.cloud: RemoteCloud = cloud
 
@@ -207,7 +215,7 @@ class HomeSite:
         """
         if self._job is None:
             raise UsageError("a job is begun where its files are")
-        self._claim(self._job)
+        self.claim()
         self._job.make()
         bundle = self._job.scratch / "bundle.tar"
         key = boot.make_key() if self.cloud.encrypts else ""
@@ -249,8 +257,16 @@ class HomeSite:
         folder = self._told.get("options", {}).get("file_folder")
         return Path(folder).expanduser().absolute() / f"{pin}.tar" if folder else None
 
-    def _claim(self, job: JobDirectory) -> None:
-        """Write the spec, first of all: whoever gives up later must know what to remove."""
+    def claim(self) -> None:
+        """Write the spec into an empty home, first of all: whoever gives up later must know what to remove.
+
+        Raises:
+            UsageError: there was, or is, a job of this id: its home is not empty, or machines are tagged with it.
+            StorageError: the home can't be reached.
+        """
+        if self._job is None or self._claimed:
+            return
+        job = self._job
         other = f"choose another --job-id than {job.id}"
         if any(i.alive for i in self.cloud.describe_instances()):
             raise UsageError(f"a job {job.id} has machines that run: {other}")
@@ -263,6 +279,7 @@ class HomeSite:
             free = False
         if not free:
             raise UsageError(f"{self._url} holds another job: {other}")
+        self._claimed = True
 
     def user_data(self, role: Role) -> str:
         """The line for an instance: a bundle that is pinned, and no secret; from S3 it may be fetched for a week.

@@ -99,7 +99,12 @@ def run(
         _preview(check(request), nodes)
         return
     job = create(request)
-    launcher = Launcher(open_site(job))
+    try:
+        launcher = Launcher(open_site(job))
+        launcher.site.claim()
+    except BaseException:
+        shutil.rmtree(job.root, ignore_errors=True)  # what may run under this id is another's
+        raise
     try:
         confirm_overwriting(launcher.site.cloud, nodes + 1, yes=yes)
         with upload_bar(quiet=as_json) as tell:

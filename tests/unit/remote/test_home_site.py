@@ -1,5 +1,6 @@
 """A launcher whose job is far away, over a cloud that only writes down what it is asked."""
 
+import signal
 import threading
 from collections import namedtuple
 
@@ -280,6 +281,32 @@ def test_who_takes_an_id_that_is_in_use_leaves_the_other_job_alone(begun, tmp_pa
         Launcher(other).start(1)
     assert sorted(tmp_path.glob("homes/j/**/*")) == before
     assert (tmp_path / "homes/j/input/cat.avi").exists()
+
+
+def test_who_is_interrupted_while_an_id_is_looked_up_ends_nothing(begun, monkeypatch):
+    """Regression: ^C ended all machines tagged with the id, and so those of the job that had it before."""
+    from vidcloud.cli import run
+
+    ended = []
+    monkeypatch.setattr("vidcloud.request.create", lambda _request: begun._job)
+    monkeypatch.setattr("vidcloud.sites.open_site", lambda _job: begun)
+    monkeypatch.setattr(begun.cloud, "terminate_instances", ended.append)
+    begun.cloud.run_instances("collector", "another's", 1)
+    looks, look = iter([signal.SIGINT]), begun.cloud.describe_instances
+
+    def interrupted():
+        for number in looks:
+            signal.raise_signal(number)
+        return look()
+
+    monkeypatch.setattr(begun.cloud, "describe_instances", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.run.callback(
+            input="cat.avi", filters=("invert",), outputs=(), encoder=(), share=None, dry_run=False, detach=False,
+            as_json=True, verbose=False, nodes=1, cloud="ec2",
+        )  # fmt: skip
+    assert ended == []
+    assert not begun._job.root.exists()
 
 
 def test_of_two_that_begin_at_once_one_has_the_home(begun, tmp_path, monkeypatch):
