@@ -205,7 +205,7 @@ def test_no_credentials(monkeypatch, tmp_path):
 def test_of_two_who_create_a_name_one_does(bucket, tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "exists", lambda _url: False)  # both saw it free
     storage._kept_s3.cache_clear()
-    for url in ("s3://films/homes/j/spec.json", f"file://{tmp_path}/homes/j/spec.json"):
+    for url in ("s3://films/two/homes/j/spec.json", f"file://{tmp_path}/two/homes/j/spec.json"):
         storage.create(url, b"one")
         with pytest.raises(FileExistsError):
             storage.create(url, b"two")
@@ -213,4 +213,6 @@ def test_of_two_who_create_a_name_one_does(bucket, tmp_path, monkeypatch):
         assert storage.tree(url.rpartition("/homes")[0]) == ["homes/j/spec.json"]
         assert storage.folders(url.rpartition("/j/")[0]) == ["j"]
         assert storage.folders(url.rpartition("/homes")[0] + "/none") == storage.tree(f"{url}/none") == []
+    assert "two" in storage.folders("s3://films")
+    assert "two/homes/j/spec.json" in storage.tree("s3://films")
     storage._kept_s3.cache_clear()
