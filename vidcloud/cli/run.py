@@ -101,12 +101,12 @@ def run(
     job = create(request)
     try:
         launcher = Launcher(open_site(job))
+        confirm_overwriting(launcher.site.cloud, nodes + 1, yes=yes)
         launcher.site.claim()
     except BaseException:
         shutil.rmtree(job.root, ignore_errors=True)  # what may run under this id is another's
         raise
     try:
-        confirm_overwriting(launcher.site.cloud, nodes + 1, yes=yes)
         with upload_bar(quiet=as_json) as tell:
             launcher.start(nodes, tell)
         if detach:
@@ -115,7 +115,7 @@ def run(
             return
     except (KeyboardInterrupt, SystemExit):
         _cancel(launcher)
-    except (VidcloudError, click.Abort):
+    except VidcloudError:
         shutil.rmtree(job.root, ignore_errors=True)  # nothing was begun: there is nothing to list or to resume
         raise
     guarded_follow(launcher, as_json=as_json, verbose=verbose)
