@@ -126,7 +126,9 @@ beside() {
   return "$code"
 }
 
+# As in the boot hook: without a token only where this cloud may have but version 1.
 metadata() {
-  token=$(curl -sf --max-time 5 -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 300' "$VIDCLOUD_METADATA/latest/api/token") &&
-    curl -sf --max-time 5 -H "X-aws-ec2-metadata-token: $token" "$VIDCLOUD_METADATA/latest/meta-data/$1"
+  token=$(curl -sf --max-time 5 -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 300' "$VIDCLOUD_METADATA/latest/api/token") ||
+    [ "${VIDCLOUD_IMDSV1:-}" = 1 ] || return 1
+  curl -sf --max-time 5 ${token:+-H "X-aws-ec2-metadata-token: $token"} "$VIDCLOUD_METADATA/latest/meta-data/$1"
 }

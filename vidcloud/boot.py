@@ -27,13 +27,31 @@ _SCRIPTS = ("collector", "processor", "host.sh")
 _BARE = """\
 #!/bin/sh
 # An image without vidcloud: install what it needs, then be booted by the hook below.
+give_up() {{
+  echo "vidcloud: $1: this machine goes off"
+  poweroff
+  exit 1
+}}
+# What is not installed in an hour never will be. The role's script sets the time anew.
+shutdown -h +60 || give_up "can't arm the dead-man timer"
 export DEBIAN_FRONTEND=noninteractive
-until apt-get update -q; do sleep 5; done
-apt-get install -yq --no-install-recommends python3-venv nfs-kernel-server nfs-common stunnel4 curl
-id vidcloud >/dev/null 2>&1 || useradd --system --uid 4100 --user-group --home-dir /run/vidcloud vidcloud
+# Before the server is there, which starts when it is installed: with version 3, the first locks stall.
+mkdir -p /etc/nfs.conf.d
 printf '[nfsd]\\nvers3=n\\n' >/etc/nfs.conf.d/vidcloud.conf
-python3 -m venv /opt/vidcloud && /opt/vidcloud/bin/pip install -q {needs} || poweroff
-export VIDCLOUD_USER_DATA={line}
+install() {{
+  apt-get update -q &&
+    apt-get install -yq --no-install-recommends python3-venv nfs-kernel-server nfs-common stunnel4 curl &&
+    {{ id vidcloud >/dev/null 2>&1 || useradd --system --uid 4100 --user-group --home-dir /run/vidcloud vidcloud; }} &&
+    python3 -m venv /opt/vidcloud && /opt/vidcloud/bin/pip install -q {needs}
+}}
+# The network may come up later, and the image's own upgrades may hold the lock.
+tried=1
+until install; do
+  [ "$tried" -lt 30 ] || give_up "can't install what a role needs"
+  tried=$((tried + 1))
+  sleep "${{VIDCLOUD_PATIENCE:-10}}"
+done
+export VIDCLOUD_USER_DATA={line} VIDCLOUD_IMDSV1={imdsv1}
 """
 
 
@@ -130,16 +148,21 @@ def make_bundle(job_root: Path, target: Path, wheel: Path | None = None, key: st
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def as_shell_script(line: str) -> str:
+def as_shell_script(line: str, *, imdsv1: bool = False) -> str:
     """User-data for a machine image that knows nothing of us (Debian, Ubuntu): it installs what is needed, then does
     what the boot hook does with the line.
+
+    Args:
+        line: the user-data of an image that has the hook.
+        imdsv1: the cloud may have but version 1 of the metadata service, which takes no tokens.
 
     Raises:
         UsageError: together with the line longer than clouds allow.
     """  # noqa: D205
     needs = [r.split(";")[0].strip() for r in importlib.metadata.requires("vidcloud") or () if "extra ==" not in r]
     hook = (local_path_of_scripts() / "rc.local").read_text()
-    script = _BARE.format(needs=shlex.join(needs), line=shlex.quote(line)) + hook.removeprefix("#!/bin/sh\n")
+    script = _BARE.format(needs=shlex.join(needs), line=shlex.quote(line), imdsv1=int(imdsv1))
+    script += hook.removeprefix("#!/bin/sh\n")
     if len(script.encode()) > USER_DATA_LIMIT:
         raise UsageError(f"user-data of {len(script.encode())} bytes: clouds take {USER_DATA_LIMIT}")
     return script

@@ -266,7 +266,7 @@ class EC2Cloud:
 
     def _params(self, role: Role, user_data: str, first: int, count: int) -> dict[str, Any]:
         s = self._settings
-        told = boot.as_shell_script(user_data) if s.bare else user_data
+        told = boot.as_shell_script(user_data, imdsv1=s.imdsv2 == "optional") if s.bare else user_data
         if len(told.encode()) > boot.USER_DATA_LIMIT:
             raise UsageError(f"user-data of {len(told.encode())} bytes: EC2 takes {boot.USER_DATA_LIMIT}")
         expires = datetime.fromtimestamp(time.time() + s.max_lifetime_s, UTC).isoformat(timespec="seconds")

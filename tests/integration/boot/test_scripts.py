@@ -33,6 +33,7 @@ class Machine:
         self.served: dict[str, bytes] = {"/latest/meta-data/instance-id": b"i-007"}
         self.broken = 0
         self.busy: dict[str, int] = {}
+        self.tokens = True
         self.booted: subprocess.Popen[str] | None = None
         self.bin = folder / "bin"
         self.bin.mkdir()
@@ -92,6 +93,8 @@ class Machine:
             "VIDCLOUD_PYTHON": str(self.bin / "python"),
             "VIDCLOUD_SHARE_ROOT": str(self.share),
             "VIDCLOUD_PATIENCE": "0.05",
+            "VIDCLOUD_ETC": str(self.folder / "etc"),
+            "VIDCLOUD_DMI": str(self.folder / "dmi"),
             "VIDCLOUD_NFS_CONF": str(self.folder / "nfs.conf"),
         }
 
@@ -101,10 +104,14 @@ class Machine:
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_PUT(self):
+                if not machine.tokens:
+                    self.send_error(405)
+                    return
                 self.answer(b"token" if "X-aws-ec2-metadata-token-ttl-seconds" in self.headers else None)
 
             def do_GET(self):
-                if self.path.startswith("/latest/") and self.headers["X-aws-ec2-metadata-token"] != "token":
+                told = self.headers["X-aws-ec2-metadata-token"]
+                if self.path.startswith("/latest/") and told != ("token" if machine.tokens else None):
                     self.send_error(401)
                     return
                 if machine.busy.get(self.path):
@@ -145,13 +152,17 @@ class Machine:
         self.served["/bundle.tar"] = target.read_bytes()
         return pin
 
-    def start(self, port: int, *words: str, pin: str | None = None, script: str = "processor") -> subprocess.Popen[str]:
-        """Boot with a line."""
+    def line(self, port: int, *words: str, pin: str | None = None, script: str = "processor") -> str:
+        """Of a bundle that is served."""
         made = self.bundle()
         server = f"http://127.0.0.1:{port}/bundle.tar?X-Amz-Signature=hush#sha256={pin or made}"
-        self.served["/latest/user-data"] = boot.UserData(script, server, words).compose().encode()
+        return boot.UserData(script, server, words).compose()
+
+    def start(self, port: int, *words: str, hook: Path = SCRIPTS / "rc.local", **others: str) -> subprocess.Popen[str]:
+        """Boot with a line."""
+        self.served["/latest/user-data"] = self.line(port, *words, **others).encode()
         self.booted = subprocess.Popen(
-            ["/bin/sh", str(SCRIPTS / "rc.local")], env=self.environment(port), text=True,
+            ["/bin/sh", str(hook)], env=self.environment(port), text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         return self.booted
@@ -386,14 +397,42 @@ def test_an_unpinned_bundle(machine):
     assert machine.said() == "poweroff \n"
 
 
-def test_no_metadata_service_at_all(machine):
-    with machine.serving() as port:
-        pass
+def boot_untold(machine, port):
     done = subprocess.run(
         ["/bin/sh", str(SCRIPTS / "rc.local")], env=machine.environment(port), timeout=60, check=False
     )
     assert done.returncode == 0
-    assert machine.said() == ""
+    return machine.said()
+
+
+def test_no_metadata_service_at_all(machine):
+    """A machine of somebody's own, which must not go off."""
+    with machine.serving() as port:
+        pass
+    (machine.folder / "dmi").mkdir()
+    (machine.folder / "dmi/sys_vendor").write_text("QEMU\n")
+    (machine.folder / "dmi/product_uuid").write_text("00ec2000-0000-0000-0000-000000000000\n")
+    assert boot_untold(machine, port) == ""
+
+
+@pytest.mark.parametrize(("file", "text"), [("sys_vendor", "Amazon EC2\n"), ("product_uuid", "EC2E1916-9099\n")])
+def test_a_machine_of_a_cloud_that_can_not_know_its_line_does_not_idle(machine, file, text):
+    """A machine that EC2 made, without its network: an hour is left to who looks after it."""
+    with machine.serving() as port:
+        pass
+    (machine.folder / "dmi").mkdir()
+    (machine.folder / "dmi" / file).write_text(text)
+    assert boot_untold(machine, port) == "shutdown -h +60\n"
+    assert "unless you say: shutdown -c" in (machine.folder / "console").read_text()
+
+
+@pytest.mark.parametrize("path", ["/latest/meta-data/instance-id", "/latest/user-data", "token"])
+def test_a_service_that_answers_but_never_tells(machine, path):
+    """Somebody has put a service there, so this is no machine of somebody's own. Without tokens: unless it is expected."""
+    machine.tokens = path != "token"
+    machine.busy[path] = 1000
+    with machine.serving() as port:
+        assert boot_untold(machine, port) == "shutdown -h +60\n"
 
 
 def test_a_machine_that_was_installed_for_its_line_needs_no_metadata_service(machine):
@@ -417,13 +456,102 @@ def test_a_machine_that_was_installed_for_its_line_needs_no_metadata_service(mac
     assert machine.said().splitlines()[-1] == "poweroff "
 
 
+def test_a_machine_that_was_told_its_line_but_not_its_name_goes_off(machine):
+    with machine.serving() as port:
+        pass
+    env = {**machine.environment(port), "VIDCLOUD_USER_DATA": "processor http://127.0.0.1/x [ ]"}
+    subprocess.run(["/bin/sh", str(SCRIPTS / "rc.local")], env=env, timeout=60, check=False)
+    assert machine.said() == "poweroff \n"
+
+
+def bare(machine, port, *words, **others):
+    """User-data for an image that knows nothing of us, whose absolute paths are the test's; what it installs is stubs."""
+    machine.stub("apt-get")
+    machine.stub("useradd")
+    machine.stub("id", "exit 1")
+    pip = f"printf '#!/bin/sh\\necho \"pip $*\" >>{machine.calls}\\n' >$3/bin/pip; chmod +x $3/bin/pip"
+    machine.stub("python3", f'mkdir -p "$3/bin"; {pip}')
+    (machine.folder / "etc").mkdir()
+    text = boot.as_shell_script(machine.line(port, *words), **others)
+    for path in ("/opt/vidcloud", "/etc/nfs.conf.d"):
+        assert path in text
+        text = text.replace(path, str(machine.folder / path[1:]))
+    script = machine.folder / "user-data"
+    script.write_text(text)
+    return script
+
+
+@pytest.mark.parametrize("tokens", [True, False])
+def test_an_unmodified_image_becomes_a_processor(machine, tokens):
+    """The `#!/bin/sh` user-data, from nothing to the role; also where the metadata service has version 1 alone."""
+    machine.tokens = tokens
+    with machine.serving() as port:
+        script = bare(machine, port, *PROCESSOR, "--lifetime", "100", imdsv1=not tokens)
+        conf = machine.folder / "etc/nfs.conf.d/vidcloud.conf"
+        machine.stub("apt-get", f"cat {conf} >>{machine.calls}")
+        child = machine.start(port, *PROCESSOR, hook=script)
+        out, _ = child.communicate(timeout=60)
+    calls = machine.said().splitlines()
+    assert calls[:4] == ["shutdown -h +60", "apt-get update -q", "[nfsd]", "vers3=n"], "the timer comes first"
+    assert calls[4].startswith("apt-get install -yq --no-install-recommends python3-venv nfs-kernel-server"), out
+    assert calls[5:7] == ["[nfsd]", "vers3=n"], "the server starts when it is installed, and must be told before"
+    assert calls[7].startswith("id vidcloud")
+    assert calls[8].startswith("useradd --system --uid 4100 ")
+    assert calls[9] == f"python3 -m venv {machine.folder}/opt/vidcloud"
+    assert calls[10].startswith("pip install -q av<19,")
+    assert calls[11:13] == ["shutdown -h +2", "hostname i-007"]
+    assert any(c.startswith("<-P><-m><vidcloud><processor>") for c in calls)
+    assert calls[-1] == "poweroff "
+
+
+def test_an_unmodified_image_that_can_not_install_goes_off(machine):
+    """After some tries; regression: it tried for ever, with no timer set."""
+    with machine.serving() as port:
+        script = bare(machine, port, *PROCESSOR)
+        machine.stub("apt-get", "exit 100")
+        child = machine.start(port, *PROCESSOR, hook=script)
+        out, _ = child.communicate(timeout=60)
+    calls = machine.said().splitlines()
+    assert calls == ["shutdown -h +60", *["apt-get update -q"] * 30, "poweroff "]
+    assert "can't install what a role needs: this machine goes off" in out
+
+
+def test_an_unmodified_image_waits_for_the_network(machine):
+    with machine.serving() as port:
+        script = bare(machine, port, *PROCESSOR)
+        machine.stub("apt-get", f'[ "$(grep -c "^apt-get update" {machine.calls})" -gt 2 ]')
+        machine.start(port, *PROCESSOR, hook=script).communicate(timeout=60)
+    assert any(c.startswith("<-P><-m><vidcloud><processor>") for c in machine.said().splitlines())
+
+
+def test_a_machine_without_a_timer_does_not_begin(machine):
+    machine.stub("shutdown", "exit 1")
+    with machine.serving() as port:
+        machine.start(port, *PROCESSOR, hook=bare(machine, port, *PROCESSOR)).communicate(timeout=60)
+    assert machine.said() == "shutdown -h +60\npoweroff \n"
+
+
+def test_the_shell_script_is_clean(tmp_path):
+    (tmp_path / "user-data").write_text(boot.as_shell_script("collector https://x [ ]"))
+    done = subprocess.run(
+        ["shellcheck", "--severity=warning", tmp_path / "user-data"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
 DRAINS = "trap 'echo drained >>CALLS; exit 0' TERM; while :; do sleep 0.05; done"
 
 
+@pytest.mark.parametrize("tokens", [True, False])
 @pytest.mark.parametrize(
     "path", ["/latest/meta-data/spot/instance-action", "/latest/meta-data/events/recommendations/rebalance"]
 )
-def test_a_notice_of_the_clouds_drains_the_role(machine, path):
+def test_a_notice_of_the_clouds_drains_the_role(machine, path, tokens):
+    """Also where the metadata service has version 1 alone, and the image says so."""
+    machine.tokens = tokens
+    if not tokens:
+        (machine.folder / "etc").mkdir()
+        (machine.folder / "etc/environment").write_text("VIDCLOUD_IMDSV1=1\n")
     machine.stub("python", machine.role(DRAINS.replace("CALLS", str(machine.calls))))
     with machine.serving() as port:
         child = machine.start(port, *PROCESSOR)

@@ -97,14 +97,17 @@ def test_user_data_that_is_too_long(cloud):
     assert cloud.describe_instances() == []
 
 
-def test_a_bare_image_gets_a_script(settings):
-    made = settings(bare="yes")
+@pytest.mark.parametrize(("imdsv2", "told"), [("required", "0"), ("optional", "1")])
+def test_a_bare_image_gets_a_script(settings, imdsv2, told):
+    """It is told whether its metadata service may have but version 1; regression: there it could read nothing, and idled."""
+    made = settings(bare="yes", imdsv2=imdsv2)
     cloud = EC2Cloud("j", made, "s3://b/homes/j", connect(made))
     calls = recorded(cloud._client)
     cloud.run_instances("collector", LINE, 1)
     sent = base64.b64decode(next(p["UserData"] for name, p in calls if name == "RunInstances")).decode()
     assert sent.startswith("#!/bin/sh\n")
     assert LINE in sent
+    assert f" VIDCLOUD_IMDSV1={told}\n" in sent
 
 
 def test_no_credentials_and_no_server(settings, monkeypatch):
