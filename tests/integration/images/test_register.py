@@ -2,16 +2,18 @@
 
 import http.server
 import os
+import re
 import shutil
 import subprocess
 import threading
 import urllib.parse
 from pathlib import Path
 
+import elsewhere
 import pytest
 
 IMAGES = Path(__file__).parents[3] / "images"
-SCRIPTS = ("build", "customize", "register-ec2", "register-eucalyptus")
+SCRIPTS = ("build", "customize", "filesystem", "register-ec2", "register-eucalyptus")
 
 
 class Cloud:
@@ -74,9 +76,12 @@ class Cloud:
 
 @pytest.fixture
 def cloud():
-    if shutil.which("aws") is None:
-        pytest.skip("no AWS CLI")
+    try:
+        python = elsewhere.environment("awscli-1", ["awscli>=1.40,<2"])
+    except subprocess.CalledProcessError as e:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"can't install the AWS CLI: {e}")
     made = Cloud()
+    made.env["PATH"] = f"{python.parent}:{os.environ['PATH']}"
     yield made
     made.server.shutdown()
     made.server.server_close()
@@ -170,6 +175,63 @@ def test_a_wrong_call_is_told_in_one_line(script, args, told):
     assert done.returncode == 2
     assert told in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_what_the_image_is_made_of_is_in_its_recipe():
+    """Regression: images/ssh-access was not, and an image with an old one was kept and tested."""
+    project = IMAGES.parent
+    installed = re.findall(r'"\$project/(\S+?)"', (IMAGES / "customize").read_text())
+    installed += [f"images/{name}" for name in re.findall(r"\$here/(\w+)", (IMAGES / "build").read_text())]
+    assert {"userdata/rc.local", "images/customize", "images/filesystem"} <= set(installed)
+    (words,) = re.findall(r"recipe=\$\(cat (.*?) \|", (project / "tests/vm/install").read_text())
+    kept = {path for word in words.split() for path in project.glob(word)}
+    assert {project / path for path in (*installed, "images/build")} <= kept
+
+
+@pytest.mark.skipif(
+    not all(shutil.which(p, path="/usr/sbin:/sbin") for p in ("mke2fs", "debugfs")) and not os.environ.get("CI"),
+    reason="no e2fsprogs",
+)
+def test_the_same_files_give_the_same_file_system(tmp_path):
+    """Whenever they were unpacked, and read since; regression: mke2fs took those times over."""
+    disks = []
+    for name in ("one", "other"):
+        root = tmp_path / name
+        (root / "a folder").mkdir(parents=True)
+        (root / "a folder/file").write_text("x")
+        (root / "hard").hardlink_to(root / "a folder/file")
+        (root / "soft").symlink_to("hard")
+        for path in (root / "a folder/file", root / "soft", root / "a folder", root):
+            seen = 1.5e9 if name == "one" else 1.6e9
+            os.utime(path, (seen, 1.7e9), follow_symlinks=False)  # and changed now, which nobody can set
+        disk = tmp_path / f"{name}.disk"
+        with disk.open("wb") as f:
+            f.truncate(32 << 20)
+        env = {"SOURCE_DATE_EPOCH": "1700000000", "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
+        done = call("filesystem", root, disk, 1 << 20, 4096, env=env)
+        assert (done.returncode, done.stderr) == (0, "")
+        disks.append(disk.read_bytes())
+    assert disks[0] == disks[1]
+    (tmp_path / "fs").write_bytes(disks[0][1 << 20 : (1 << 20) + 4096 * 4096])
+    checked = subprocess.run(["e2fsck", "-fn", tmp_path / "fs"], env=env, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None and not os.environ.get("CI"), reason="no systemd")
+def test_the_hooks_unit_is_what_systemd_takes(tmp_path):
+    """And the image has it in the place where it stands before systemd's own."""
+    text = (IMAGES.parent / "userdata/rc-local.service").read_text()
+    assert "ExecStart=/etc/rc.local\n" in text
+    (tmp_path / "hook").write_text("#!/bin/sh\n")
+    (tmp_path / "hook").chmod(0o755)
+    (tmp_path / "rc-local.service").write_text(text.replace("/etc/rc.local\n", f"{tmp_path}/hook\n"))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", tmp_path / "rc-local.service"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    customize = (IMAGES / "customize").read_text()
+    assert '"$tree/etc/systemd/system/rc-local.service"' in customize
+    assert "systemctl -q enable rc-local.service" in customize
 
 
 def test_scripts_are_clean():
