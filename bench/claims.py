@@ -96,7 +96,7 @@ def worker(folder, node, lease, pauses, seed):
     print(json.dumps({"node": node, "published": published, "paused": paused}), flush=True)
 
 
-def on_bed(units, lease, pauses):
+def on_bed(units, lease, pauses, cache):
     """Two clients of an NFS server, each with two workers; what the collector and the workers told."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     from testbed import bed as testbed
@@ -108,7 +108,7 @@ def on_bed(units, lease, pauses):
     )
     with tempfile.TemporaryDirectory() as made:
         (Path(made) / "hook").write_text("echo booted $HOST_NAME\n")
-        with testbed.made(Path(made), Path(made) / "hook") as bed:
+        with testbed.made(Path(made), Path(made) / "hook", cache=cache) as bed:
 
             def must(host, command):
                 bed.when(lambda: bed.sh(host, command).code == 0)
@@ -142,9 +142,12 @@ def main():
     parser.add_argument("--node", default="worker-1")
     parser.add_argument("--pauses", type=float, default=0.002, help="share of claims with a pause past the lease")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--cache", type=float, default=0, help="seconds for which the bed's clients believe what they saw"
+    )
     told = parser.parse_args()
     if told.role == "bed":
-        on_bed(told.units, told.lease, told.pauses)
+        on_bed(told.units, told.lease, told.pauses, told.cache)
     elif told.role == "collector":
         collector(told.folder, told.units, told.lease)
     else:

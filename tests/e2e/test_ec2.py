@@ -16,8 +16,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
-def bed(tmp_path):
-    with testbed.made(tmp_path) as made:
+def bed(tmp_path, request):
+    with testbed.made(tmp_path, cache=getattr(request, "param", 0)) as made:
         yield made
 
 
@@ -119,6 +119,16 @@ def test_a_job_with_five_nodes(bed, begin, as_serial, plane):
     assert logs.count(" started job=j ") == 5
     for host in bed.hosts():
         assert not re.findall(r"Traceback|bed-secret", console := bed.console(host)), console
+
+
+@pytest.mark.parametrize("bed", [3], indirect=True)
+def test_a_job_whose_nodes_believe_what_they_have_seen(bed, begin, as_serial):
+    """NFS clients with caches of names, missing names and attributes, all of them longer than the role scripts ask for."""
+    job = begin("--plane", "frames", nodes=2)
+    job.held(2)
+    job.open()
+    job.done()
+    as_serial()
 
 
 def test_an_output_in_s3_is_what_a_local_job_makes(bed, clip, tmp_path):

@@ -60,9 +60,10 @@ class Bed:
         hook: a boot hook other than the project's.
         disk: a machine image: hosts are virtual machines that boot a copy of it, with its own hook. They can't be paused,
             nor be asked by `sh`.
+        cache: seconds for which NFS clients believe what they have seen.
     """
 
-    def __init__(self, folder: Path, hook: Path | None = None, disk: Path | None = None) -> None:
+    def __init__(self, folder: Path, hook: Path | None = None, disk: Path | None = None, cache: float = 0) -> None:
         self.folder = folder
         # Paths of sockets are short: the control socket lies elsewhere.
         self._short = Path(tempfile.mkdtemp(prefix="bed"))
@@ -72,6 +73,7 @@ class Bed:
             "PYTHONPATH": str(HERE.parent),
             "BED_PYTHON": sys.executable,
             "BED_OPEN": " ".join(closed_folders()),
+            "BED_CACHE": str(cache),
         }
         if hook:
             env["BED_HOOK"] = str(hook)
@@ -249,10 +251,10 @@ class Bed:
 
 
 @contextlib.contextmanager
-def made(folder: Path, hook: Path | None = None, disk: Path | None = None):
+def made(folder: Path, hook: Path | None = None, disk: Path | None = None, cache: float = 0):
     """A bed until the block ends."""
     require()
-    bed = Bed(folder, hook, disk)
+    bed = Bed(folder, hook, disk, cache)
     try:
         yield bed
     finally:

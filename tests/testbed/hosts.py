@@ -62,6 +62,7 @@ class Host:
             "HOST_METADATA": METADATA,
             "BED_PYTHON": os.environ["BED_PYTHON"],
             "BED_OPEN": os.environ["BED_OPEN"],
+            "BED_CACHE": os.environ.get("BED_CACHE", "0"),
             "BED_HOOK": os.environ.get("BED_HOOK", str(PROJECT / "userdata/rc.local")),
             "VIDCLOUD_CONSOLE": str(self.console),
             "VIDCLOUD_BOOT_LOG": str(self.folder / "boot.log"),
@@ -139,7 +140,8 @@ class Host:
         inside = self.processes()
         done = subprocess.run(
             ["nsenter", "--target", str(inside[0]), "--net", "--mount", "--pid", "--uts", "sh", "-c", command],
-            env={"PATH": f"{HERE / 'shims'}:{os.environ['PATH']}", "HOST": str(self.folder), "BED_PYTHON": os.environ["BED_PYTHON"]},
+            env={"PATH": f"{HERE / 'shims'}:{os.environ['PATH']}", "HOST": str(self.folder), "BED_PYTHON": os.environ["BED_PYTHON"],
+                 "BED_CACHE": os.environ.get("BED_CACHE", "0")},
             capture_output=True, text=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         return {"code": done.returncode, "out": done.stdout, "err": done.stderr}

@@ -1,7 +1,8 @@
-"""An NFSv3 client in user space, for kernels without one: FUSE on libnfs. ``nfsfuse.py SERVER EXPORT FOLDER [PORT]``.
+"""An NFSv3 client in user space, for kernels without one: FUSE on libnfs. ``nfsfuse.py SERVER EXPORT FOLDER CACHE [PORT]``.
 
-It remembers nothing (no names, no attributes), writes through at close, asks as the user who asks, and waits for a server
-that is away: a hard mount.
+It writes through at close, asks as the user who asks, and waits for a server that is away: a hard mount. For CACHE seconds it
+believes what it has seen, as a kernel's client does: attributes, names, pages of files whose time and size have not changed, and
+(unlike ours, which are mounted with lookupcache=positive) that a name was missing. With 0 it remembers nothing.
 """
 
 import ctypes as c
@@ -262,8 +263,10 @@ class Nfs(fuse.Operations):
 
 
 if __name__ == "__main__":
-    server, export, folder, *port = sys.argv[1:]
+    server, export, folder, cache, *port = sys.argv[1:]
+    cached = float(cache)
     fuse.FUSE(
         Nfs(server, export, *port), folder, foreground=True, nothreads=True, raw_fi=True, fsname=f"{server}:{export}", subtype="nfs",
-        attr_timeout=0, entry_timeout=0, negative_timeout=0, ac_attr_timeout=0, allow_other=True, use_ino=True,
+        attr_timeout=cached, entry_timeout=cached, negative_timeout=cached, ac_attr_timeout=cached, auto_cache=bool(cached),
+        allow_other=True, use_ino=True,
     )  # fmt: skip

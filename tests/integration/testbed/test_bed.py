@@ -15,10 +15,10 @@ AS_VIDCLOUD = "setpriv --reuid=vidcloud --regid=vidcloud --init-groups"
 
 
 @pytest.fixture
-def bed(tmp_path):
+def bed(tmp_path, request):
     hook = tmp_path / "hook"
     hook.write_text("echo booted $HOST_NAME\n")
-    with testbed.made(tmp_path, hook) as made:
+    with testbed.made(tmp_path, hook, cache=getattr(request, "param", 0)) as made:
         yield made
 
 
@@ -59,6 +59,23 @@ def test_a_server_that_is_killed_is_waited_for(bed, shared):
     assert bed.sh(server, "cat /srv/vidcloud/lines").out.split() == list("12345678")
 
 
+@pytest.mark.parametrize("bed", [3], indirect=True)
+def test_a_client_with_caches_believes_what_it_has_seen(bed, shared):
+    """Names, missing ones too, and attributes: the caches are there."""
+    server, one, *_ = shared
+    bed.sh(server, "echo old >/srv/vidcloud/a; chown vidcloud: /srv/vidcloud/a")
+    look = "stat -c %s a; ls b 2>/dev/null; echo new >/run/begin"
+    wait = "while [ ! -e /run/go ]; do sleep 0.05; done"
+    bed.sh(one, f"cd /srv/vidcloud; ({look}; {wait}; stat -c %s a; ls b) >/run/seen 2>&1 &")
+    bed.when(lambda: bed.sh(one, "cat /run/begin").out)
+    assert bed.sh(server, "echo much longer >/srv/vidcloud/a; touch /srv/vidcloud/b").code == 0
+    bed.sh(one, "touch /run/go")
+    seen = bed.when(lambda: bed.sh(one, "grep -c . /run/seen").out == "3\n" and bed.sh(one, "cat /run/seen").out)
+    assert seen.split("\n")[:2] == ["4", "4"]
+    assert "b" in bed.when(lambda: bed.sh(one, "ls /srv/vidcloud/b").out), "but not for ever"
+
+
+@pytest.mark.parametrize("bed", [0, 3], indirect=True, ids="cached{}".format)
 def test_claims_on_two_clients_exclude_with_pauses_past_the_lease(bed, shared):
     """Each unit has exactly one accepted result, of the epoch that it says; what comes late counts nothing."""
     server, *clients, _ = shared
