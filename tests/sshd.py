@@ -6,12 +6,17 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+
+PLAIN_PYTHON = os.path.realpath(Path(sys.base_prefix, "bin", f"python3.{sys.version_info.minor}"))
+"""The interpreter that the tests' own environment was made of: it has no vidcloud."""
 
 
 class Host:
@@ -118,3 +123,12 @@ def lab(folder: Path, count: int = 2, env: str = "") -> Iterator[Lab]:
     finally:
         for host in made.hosts:
             host.stop()
+
+
+def packages(folder: Path) -> str:
+    """A PYTHONPATH: all that is installed here but vidcloud, as a host might have it: pip finds what it needs without an index."""
+    folder.mkdir()
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if not path.name.startswith(("vidcloud", "__editable__", "pip", "__pycache__")):
+            (folder / path.name).symlink_to(path)
+    return f"{folder}/none:{folder}"  # OpenCV looks for a part of its own from the second place on

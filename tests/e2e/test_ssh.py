@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from sshd import lab
+from sshd import PLAIN_PYTHON, lab, packages
 from users import VIDCLOUD, same_frames
 
 
@@ -61,6 +61,23 @@ def test_a_job_on_two_hosts(user, hosts, on, clip, as_locally):
     assert "ended" in user("logs", "j", "processor-2").out
     records = "".join(p.read_text() for p in (user.share / "jobs/j/instances").glob("processor-*.json"))
     assert all(h.name in records for h in hosts.hosts)
+
+
+def test_a_job_on_hosts_that_have_nothing(user, tmp_path, clip, as_locally):
+    """Regression: `vidcloud` had to be installed on each by hand."""
+    home = tmp_path / "home"
+    home.mkdir()
+    env = f"VIDCLOUD_SHARE={user.share} HOME={home} PYTHONPATH={packages(tmp_path / 'packages')} PIP_NO_INDEX=1"
+    with lab(tmp_path / "plain", env=env) as hosts:
+        options = {
+            "hosts": ",".join(h.name for h in hosts.hosts), "key": hosts.key, "known_hosts": hosts.known_hosts,
+            "python": PLAIN_PYTHON, "install": "yes",
+        }  # fmt: skip
+        words = [word for k, v in options.items() for word in ("-o", f"{k}={v}")]
+        user.run(clip, *JOB, "j", *INVERT, "-o", "out.mkv", "--nodes", 2, "--cloud", "ssh", *words, timeout=400)
+    (made,) = (home / ".cache/vidcloud").iterdir()
+    assert (made / "bin/python").exists()
+    as_locally()
 
 
 def test_the_collector_here(user, on, clip, as_locally):
@@ -173,6 +190,7 @@ def test_a_host_that_is_down(user, hosts, on, clip, as_locally):
         ({"hosts": ""}, 2, "needs hosts: -o hosts=a,b,c"),
         ({"hosts": "a,a"}, 2, "stands there twice"),
         ({"slots": "0"}, 2, "slots=0: must be"),
+        ({"install": "maybe"}, 2, "install=maybe: must be yes or no"),
         ({"collector": "b"}, 2, "only `local`"),
         ({"key": "/no/key"}, 2, "no file /no/key"),
         ({"key": "key"}, 2, "key=key: must be an absolute path"),

@@ -23,11 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from vidcloud import __version__, log
+from vidcloud.clouds import install
 from vidcloud.clouds.base import Instance, InstanceState, Role
 from vidcloud.errors import CloudError, HostKeyError, RemoteError, UsageError
-from vidcloud.remote import Target, connect
+from vidcloud.remote import Remote, Target, connect
 
-_OPTIONS = ("hosts", "user", "key", "known_hosts", "slots", "share", "python", "collector")
+_OPTIONS = ("hosts", "user", "key", "known_hosts", "slots", "share", "python", "install", "collector")
 _HERE = "this machine"
 _START_S = 30.0
 """So long may Python take to start, from a share of which nothing is cached."""
@@ -51,6 +52,7 @@ class Options:
         slots: processors a host takes.
         share: the share's path on the hosts; "": as here.
         python: the interpreter on the hosts that has vidcloud.
+        install: put vidcloud on hosts where that interpreter has none, or another version.
         collector_here: the collector is a process of this machine.
     """
 
@@ -58,6 +60,7 @@ class Options:
     slots: int
     share: str
     python: str
+    install: bool
     collector_here: bool
 
     @classmethod
@@ -88,9 +91,16 @@ class Options:
             raise UsageError(f"-o share={share}: must be an absolute path")
         if (collector := options.get("collector", "")) not in ("", "local"):
             raise UsageError(f"-o collector={collector}: only `local`, or leave it out for the first host")
+        if (wanted := options.get("install", "no")) not in ("yes", "no"):
+            raise UsageError(f"-o install={wanted}: must be yes or no")
         user = options.get("user", "")
         hosts = {n: Target.parse(n, user=user, **paths) for n in names}
-        return cls(hosts, int(slots), share.rstrip("/"), options.get("python", "python3"), bool(collector))
+        python = options.get("python", "python3")
+        return cls(hosts, int(slots), share.rstrip("/"), python, wanted == "yes", bool(collector))
+
+
+class _AbsentError(RemoteError):
+    """A host doesn't have this vidcloud."""
 
 
 class _Host:
@@ -156,11 +166,7 @@ class _Talk:
         self._channel = channel
         self._buffer = b""
         self.close = close
-        try:
-            self._greet(last_words)
-        except BaseException:
-            close()
-            raise
+        self._greet(last_words)
 
     def _greet(self, last_words: Callable[[], str]) -> None:
         # A shell's start-up files may print something before.
@@ -171,15 +177,15 @@ class _Talk:
             except ValueError:
                 continue
             except RemoteError:
-                raise RemoteError(
+                raise _AbsentError(
                     f"vidcloud can't be run on {self._name} ({last_words() or 'it said nothing'}): "
-                    f"install vidcloud {__version__} there, and name its Python with -o python=…"
+                    f"install vidcloud {__version__} there and name its Python with -o python=…, or give -o install=yes"
                 ) from None
             version = said.get("vidcloud") if isinstance(said, dict) else None
         if version != __version__:
-            raise RemoteError(
+            raise _AbsentError(
                 f"{self._name} has vidcloud {version}, this machine {__version__}: "
-                "install the same, or name another Python with -o python=…"
+                "install the same, name another Python with -o python=…, or give -o install=yes"
             )
 
     def ask(self, asked: dict[str, Any]) -> dict[str, Any]:
@@ -205,16 +211,27 @@ class _Talk:
         return line
 
 
-def _talk_by_ssh(name: str, target: Target, python: str) -> _Talk:
+def _talk_by_ssh(name: str, target: Target, options: Options) -> _Talk:
     remote = connect(target)
-    # A tilde is the shell's to expand: it must not be quoted.
-    home, rest = ("~/", python[2:]) if python.startswith("~/") else ("", python)
     try:
-        channel = remote.converse(f"exec {home}{shlex.quote(rest)} -P -m vidcloud.clouds.host")
+        try:
+            return _talk_over(remote, name, options.python)
+        except _AbsentError:
+            if not options.install:
+                raise
+        python = install.ensure(
+            remote, name, options.python, lambda at: _event("installing", level=logging.WARNING, host=name, at=at)
+        )
+        return _talk_over(remote, name, python)
     except BaseException:
         remote.close()
         raise
 
+
+def _talk_over(remote: Remote, name: str, python: str) -> _Talk:
+    # A tilde is the shell's to expand: it must not be quoted.
+    home, rest = ("~/", python[2:]) if python.startswith("~/") else ("", python)
+    channel = remote.converse(f"exec {home}{shlex.quote(rest)} -P -m vidcloud.clouds.host")
     channel.settimeout(_START_S)
 
     def last_words() -> str:
@@ -237,7 +254,11 @@ def _talk_here() -> _Talk:
         child.wait()
 
     ours.settimeout(_START_S)
-    return _Talk(_HERE, ours, close, lambda: "")
+    try:
+        return _Talk(_HERE, ours, close, lambda: "")
+    except BaseException:
+        close()
+        raise
 
 
 class SshCloud:
@@ -263,7 +284,7 @@ class SshCloud:
         self._pool = ThreadPoolExecutor(min(32, len(self._hosts) + 1))
 
     def _host(self, name: str, target: Target) -> _Host:
-        return _Host(name, lambda: _talk_by_ssh(name, target, self._options.python))
+        return _Host(name, lambda: _talk_by_ssh(name, target, self._options))
 
     def _job_on(self, host: _Host) -> str:
         share = self._options.share
@@ -280,6 +301,8 @@ class SshCloud:
             )
         started: list[Instance] = []
         line = self._on_the_share(user_data)
+        if self._options.install and role == "processor":
+            self._reach_all()
         with self._locked():
             for _ in range(count):
                 try:
@@ -288,6 +311,17 @@ class SshCloud:
                     left = tuple(i.id for i in started)
                     raise CloudError(f"can't start a {role}: {e}", left) from e
         return started
+
+    def _reach_all(self) -> None:
+        """Have all hosts install at the same time, but for the first: others with the same home find it there."""
+
+        def reach(host: _Host) -> None:
+            with contextlib.suppress(RemoteError):  # who needs it hears it again
+                host.ask("alive", processes=[])
+
+        first, *others = self._hosts.values()
+        reach(first)
+        list(self._pool.map(reach, others))
 
     def _on_the_share(self, line: str) -> str:
         """A line that names a folder of this machine, changed to name a copy of its files on the share."""
