@@ -1,26 +1,27 @@
-"""How the queue scales: its real code, `Worker` and `Ledger`, over a simulated share and simulated time.
+"""How the queue scales: its real code, `Worker`, `Ledger` and `Cutter`, over a simulated share and simulated time.
 
-``python bench/scale.py [--nodes 1 5 20 64 100 1000] [--hours 1 10] [--plan fixed guided] [--plot FILE.png]``. A discrete-event
-simulation of the segments plane for 1080p at 25 frames a second. Roles step in the order of their local times; each call on the
-share costs its node a latency and the file server a slot. Pictures and processes' starts are not simulated. Ten hours on one node
-take the simulation long. ``--plot`` needs matplotlib (the `bench` extra).
+``python bench/scale.py [--nodes 1 5 20 64 100 1000] [--hours 1 10] [--collector-ms 0.05 0.2 1] [--plot FILE.png]``. A
+discrete-event simulation of the segments plane for 1080p at 25 frames a second. Roles step in the order of their local times; each
+call on the share costs its node a latency and the file server a slot. Pictures and processes' starts are not simulated. ``--plot``
+needs matplotlib (the `bench` extra).
 """
 
 import argparse
 import heapq
 import itertools
 import random
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vidcloud.planes.cuts import Cutter
 from vidcloud.queue import records
 from vidcloud.queue.ledger import Ledger
 from vidcloud.queue.records import Ticket
 from vidcloud.queue.worker import Worker
 
-ROOT = Path(__file__).parents[1]
-CHUNK = 20
+CHUNK, CHUNKS = 20, 12
 POLL_S = (0.005, 0.1)
 """As in collector.py."""
 TENTHS = 10
@@ -33,13 +34,14 @@ class Costs:
     decode_ms: float = 25.0
     filter_ms: float = 1.0
     encode_ms: float = 70.0
-    collector_ms: float = 1.0
+    collector_ms: float = 0.33
     jitter: float = 0.1
     latency_s: float = 0.001
     server_ops: float = 10_000.0
     lost_link_ops: int = 3  # the link, and opening the ticket to see whose it is
     lease_s: float = 10.0
     join_s: float = 1.0
+    gop: int = 250
 
     @property
     def frame_s(self):
@@ -165,7 +167,7 @@ class Outcome:
         units: in all; ``accepted`` tells how often each was.
         ops: share operations by what they were for.
         claim_ops: a claim's operations by workers, those of lost races since their claim before included, by unit.
-        busy_s: seconds of all nodes' work.
+        preroll: frames that nodes decoded before their units' first.
         last_claim_s: when the last unit was claimed.
         late: results that came under an old epoch.
         takeovers: units taken from living nodes: none dies here.
@@ -176,7 +178,7 @@ class Outcome:
     accepted: Counter = field(default_factory=Counter)
     ops: Counter = field(default_factory=Counter)
     claim_ops: dict = field(default_factory=dict)
-    busy_s: float = 0.0
+    preroll: int = 0
     last_claim_s: float = 0.0
     late: int = 0
     takeovers: int = 0
@@ -199,19 +201,21 @@ class Simulation:
     Args:
         nodes: processors.
         frames: of the input.
-        unit_frames: the largest unit.
-        guided: smaller units near the end.
         costs: what things cost.
         seed: of all chance.
     """
 
-    def __init__(self, nodes, frames, *, unit_frames=240, guided=False, costs=None, seed=1):
-        self._nodes, self._left, self._unit_frames, self._guided = nodes, frames, unit_frames, guided
+    def __init__(self, nodes, frames, *, costs=None, seed=1):
+        self._nodes, self._frames = nodes, frames
         self._costs = costs or Costs()
+        self._keys = range(0, frames, self._costs.gop)
+        self._cutter = Cutter(
+            frames, self._keys, chunk=CHUNK, chunks=CHUNKS, preroll=self._costs.decode_ms / 1000 / self._costs.frame_s
+        )
         self._seed = seed
         self._server = Server(self._costs.server_ops)
         self._heap, self._order, self._parked = [], itertools.count(), {}
-        self._sizes = []
+        self._cuts = []
         self._prepared, self._results = [], []
         self._assembled = 0
         self._accepted_next = 0
@@ -233,7 +237,7 @@ class Simulation:
                 self._parked[name] = role
             elif when is not False:
                 self._push(when, name, role)
-        self.outcome.units = len(self._sizes)
+        self.outcome.units = len(self._cuts)
         self.outcome.takeovers = self._ledger.takeovers
         return self.outcome
 
@@ -255,7 +259,7 @@ class Simulation:
         clock, share = self._view(self._now)
         worker = Worker(share, clock, Ticket(name), lease_s=costs.lease_s, rng=random.Random(rng.random()))
         next_beat = clock.now + worker.beat_interval_s
-        since = 0
+        since, decoded = 0, -1
 
         def until(when):
             """Let time pass, with heartbeats; they are another thread's and take no time of this one."""
@@ -285,8 +289,13 @@ class Simulation:
             told.last_claim_s = max(told.last_claim_s, clock.now)
             share.purpose = "data"
             share.read(records.ready_name(claim.unit))
-            seconds = self._sizes[claim.unit] * costs.frame_s * rng.uniform(1 - costs.jitter, 1 + costs.jitter)
-            told.busy_s += seconds
+            start, stop = self._cuts[claim.unit]
+            key = self._keys[bisect_right(self._keys, start) - 1]
+            preroll = start - (decoded if key <= decoded <= start else key)  # as RunReader: on from where it was
+            decoded = stop
+            told.preroll += preroll
+            seconds = (stop - start) * costs.frame_s + preroll * costs.decode_ms / 1000
+            seconds *= rng.uniform(1 - costs.jitter, 1 + costs.jitter)
             worker.check(claim, 1)
             yield from until(clock.now + seconds)
             private = f"{records.PRIVATE}/{records.epoch_name(claim.unit, claim.epoch)}.{name}"
@@ -298,28 +307,23 @@ class Simulation:
     # -- the collector's three threads -----------------------------------------------------------------------------
 
     def _window(self):
-        return max(8, 4 * self._ledger.alive)
-
-    def _size(self):
-        if not self._guided:
-            return min(self._left, self._unit_frames)
-        share = -(-self._left // (3 * max(1, self._ledger.alive)))
-        return min(self._left, max(CHUNK, min(self._unit_frames, -(-share // CHUNK) * CHUNK)))
+        return max(8, 4 * self._nodes)
 
     def _prepare(self):
         clock, share = self._view(self._now)
         share.purpose = "unit"
-        while self._left:
+        stop = 0
+        while stop < self._frames:
             clock.now = max(clock.now, self._now)
-            if len(self._sizes) >= self._assembled + self._window():
+            if len(self._cuts) >= self._assembled + self._window():
                 yield None
                 continue
-            self._sizes.append(size := self._size())
-            self._left -= size
-            share.replace(records.ready_name(len(self._sizes) - 1), b"unit")
-            self._prepared.append((clock.now, len(self._sizes) - 1))
+            start, stop = stop, self._cutter.stop(stop, self._nodes)
+            self._cuts.append((start, stop))
+            share.replace(records.ready_name(len(self._cuts) - 1), b"unit")
+            self._prepared.append((clock.now, len(self._cuts) - 1))
             yield clock.now
-        self._total = len(self._sizes)
+        self._total = len(self._cuts)
 
     def _assemble(self):
         clock, share = self._view(self._now)
@@ -330,7 +334,8 @@ class Simulation:
                 yield None
                 continue
             share.read(f"{records.DONE}/{self._results[self._assembled]}")
-            clock.now += self._sizes[self._assembled] * self._costs.collector_ms / 1000
+            start, stop = self._cuts[self._assembled]
+            clock.now += (stop - start) * self._costs.collector_ms / 1000
             yield clock.now
             self._assembled += 1
             self._wake("prepare", clock.now)
@@ -379,28 +384,28 @@ class Simulation:
         ledger.end("done")
 
 
-def measured(nodes, hours, plan, costs, told):
+def measured(nodes, hours, costs, seed):
     """One row of the table."""
     frames = int(hours * 3600 * 25)
-    out = Simulation(nodes, frames, unit_frames=told.unit, guided=plan == "guided", costs=costs, seed=told.seed).run()
+    out = Simulation(nodes, frames, costs=costs, seed=seed).run()
     if set(out.accepted.values()) != {1} or len(out.accepted) != out.units:
         raise SystemExit(f"{nodes} nodes: units were not accepted once each")
     serial = frames * costs.frame_s
     return {
-        "plan": plan, "nodes": nodes, "hours": hours, "collector": costs.collector_ms, "out": out,
+        "nodes": nodes, "hours": hours, "collector": costs.collector_ms, "out": out, "preroll": out.preroll / frames,
         "speedup": serial / out.seconds, "efficiency": serial / out.seconds / nodes,
     }  # fmt: skip
 
 
 def table(rows):
     lines = [
-        "| plan | collector ms/frame | hours | nodes | units | wall s | speed-up | efficiency | claims/s | workers' ops/claim (first, last tenth) | idle looks/claim | lost races | collector's ops/unit + ops/s | heartbeats' ops/s | last claim at |",
+        "| collector ms/frame | hours | nodes | units | preroll | wall s | speed-up | efficiency | claims/s | workers' ops/claim (first, last tenth) | idle looks/claim | lost races | collector's ops/unit + ops/s | heartbeats' ops/s | last claim at |",
         "| --- " * 15 + "|",
     ]
     for r in rows:
         o = r["out"]
         lines.append(
-            f"| {r['plan']} | {r['collector']:g} | {r['hours']:g} | {r['nodes']:,} | {o.units:,} | {o.seconds:,.0f} | {r['speedup']:,.1f} "
+            f"| {r['collector']:g} | {r['hours']:g} | {r['nodes']:,} | {o.units:,} | {r['preroll']:.1%} | {o.seconds:,.0f} | {r['speedup']:,.1f} "
             f"| {r['efficiency']:.0%} | {o.units / o.seconds:.1f} | {o.worker_ops:.1f} ({o.tenth(0):.1f}, {o.tenth(TENTHS - 1):.1f}) "
             f"| {o.ops['idle'] / o.units:.1f} | {o.ops['lost']:,} | {o.ops['unit'] / o.units:.1f} + {o.ops['poll'] / o.seconds:.0f} "
             f"| {o.ops['beat'] / o.seconds:,.0f} | {o.last_claim_s / o.seconds:.0%} |"
@@ -415,9 +420,9 @@ def plot(rows, path):
     from matplotlib import pyplot as plt
 
     _, axes = plt.subplots(figsize=(7, 5))
-    for key in dict.fromkeys((r["plan"], r["hours"], r["collector"]) for r in rows):
-        points = [(r["nodes"], r["speedup"]) for r in rows if (r["plan"], r["hours"], r["collector"]) == key]
-        axes.plot(*zip(*points, strict=True), marker="o", label="{}, {:g} h, collector {:g} ms/frame".format(*key))
+    for key in dict.fromkeys((r["hours"], r["collector"]) for r in rows):
+        points = [(r["nodes"], r["speedup"]) for r in rows if (r["hours"], r["collector"]) == key]
+        axes.plot(*zip(*points, strict=True), marker="o", label="{:g} h, collector {:g} ms/frame".format(*key))
     axes.plot(sorted({r["nodes"] for r in rows}), sorted({r["nodes"] for r in rows}), "k:", label="ideal")
     axes.set(xscale="log", yscale="log", xlabel="nodes", ylabel="speed-up")
     axes.legend()
@@ -428,21 +433,20 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--nodes", type=int, nargs="+", default=[1, 5, 20, 64, 100, 1000])
     parser.add_argument("--hours", type=float, nargs="+", default=[1.0, 10.0])
-    parser.add_argument("--plan", nargs="+", choices=["fixed", "guided"], default=["fixed", "guided"])
-    parser.add_argument("--unit", type=int, default=240, help="the largest unit, in frames")
-    parser.add_argument("--collector-ms", type=float, nargs="+", default=[1.0])
+    parser.add_argument("--collector-ms", type=float, nargs="+", default=[Costs.collector_ms])
     for name in ("decode-ms", "filter-ms", "encode-ms", "jitter", "latency-s", "server-ops", "lease-s", "join-s"):
         parser.add_argument(f"--{name}", type=float, default=getattr(Costs, name.replace("-", "_")))
+    parser.add_argument("--gop", type=int, default=Costs.gop, help="frames from keyframe to keyframe")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--plot", type=Path)
     told = parser.parse_args()
     rows = []
-    for hours, plan, collector_ms, nodes in itertools.product(told.hours, told.plan, told.collector_ms, told.nodes):
+    for hours, collector_ms, nodes in itertools.product(told.hours, told.collector_ms, told.nodes):
         costs = Costs(
             told.decode_ms, told.filter_ms, told.encode_ms, collector_ms, told.jitter, told.latency_s, told.server_ops,
-            lease_s=told.lease_s, join_s=told.join_s,
+            lease_s=told.lease_s, join_s=told.join_s, gop=told.gop,
         )  # fmt: skip
-        rows.append(measured(nodes, hours, plan, costs, told))
+        rows.append(measured(nodes, hours, costs, told.seed))
         print("\n".join(table(rows) if len(rows) == 1 else table(rows)[-1:]), flush=True)
     if told.plot:
         plot(rows, told.plot)

@@ -290,7 +290,7 @@ class Collector:
             return not self._stopping
 
     def _window(self) -> int:
-        return self._spec.window or max(_WINDOW_MIN, _WINDOW_A_NODE * self._ledger.alive)
+        return self._spec.window or max(_WINDOW_MIN, _WINDOW_A_NODE * max(self._ledger.alive, self._job.nodes()))
 
     def _assemble(self, plane: CollectorPlane) -> None:
         while (item := self._results.get()) is not None:

@@ -156,6 +156,7 @@ class Ledger:
         self._beat = 0
         self._hint = 0
         self._opened_at = float("inf")
+        self._present: set[str] = set()
         self._unread: list[str] = []
         self._unowned: list[tuple[int, int, str]] = []
         self._looked = self._published = self._sliced = self._read_at = float("-inf")
@@ -282,6 +283,8 @@ class Ledger:
         if not force and now - self._published < (_PUBLISH_S if self._stale else _BEAT_S):
             return
         self._read_claims()
+        self._list_nodes()  # a herd that joins must be known before it is at the units
+        present = self.alive + self._joining
         self._beat += 1
         retake = {u: s.retake for u, s in self._units.items() if s.retake}
         frontier = Frontier(
@@ -293,9 +296,9 @@ class Ledger:
             self._hint,
             retake,
             self._ended,
-            self.alive,
+            present,
             self._claimed(),
-            max(0, self.alive - sum(len(s.holds) for s in self._units.values())),
+            max(0, present - sum(len(s.holds) for s in self._units.values())),
         )
         self._dir.replace(records.FRONTIER, frontier.to_bytes())
         self._published, self._stale = now, False
@@ -478,6 +481,7 @@ class Ledger:
                 return
             self._looked = began
             self._list_nodes()
+            self._unread = sorted(self._present, reverse=True)
         slice_s = min(_SLICE_S, (began - self._sliced) / 2)
         while self._unread:
             self._read_beat(self._unread.pop())
@@ -541,12 +545,11 @@ class Ledger:
         self._dir.remove(f"{records.PRIVATE}/{records.epoch_name(unit, epoch)}.{owner}")
 
     def _list_nodes(self) -> None:
-        present = {n.removesuffix(".beat") for n in self._dir.names(records.WORKERS) if n.endswith(".beat")}
+        self._present = {n.removesuffix(".beat") for n in self._dir.names(records.WORKERS) if n.endswith(".beat")}
         for name, node in self.nodes.items():
-            if node.alive and name not in present:
+            if node.alive and name not in self._present:
                 node.alive = False
                 self._event("node_left", node=name)
-        self._unread = sorted(present, reverse=True)
 
     def _read_owner(self, unit: int, epoch: int, name: str) -> None:
         """Find who holds a claim, unless it is over already."""
@@ -579,6 +582,11 @@ class Ledger:
         longer = min(self.lease_s * _FALSE_DEATH_GROWTH, self._base_lease_s * _LEASE_MAX_FACTOR)
         self._event("node_back", node=name, lease_s=longer)
         self.lease_s = longer
+
+    @property
+    def _joining(self) -> int:
+        """Workers of which no heartbeat was read yet: they want a unit as the others do."""
+        return len(self._present - self.nodes.keys())
 
     @property
     def alive(self) -> int:

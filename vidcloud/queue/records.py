@@ -114,11 +114,11 @@ class Frontier:
         offered: units below are ready.
         total: number of units, once known.
         hint: all units below are claimed.
-        idle: how many of them hold no unit, as far as the collector knows.
+        idle: how many workers hold no unit, as far as the collector knows.
         claimed: of the units from ``hint`` on, bit n tells that ``hint + n`` is claimed, too.
         retake: units to do again, by number.
         ended: how the job ended, or "".
-        nodes: living workers; many of them look less often.
+        nodes: living workers, those that just joined included; many of them look less often.
     """
 
     collector: int = 0

@@ -8,6 +8,7 @@ acceptance.
 import itertools
 import random
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,17 @@ _LINKS_A_TICKET = 30_000
 _IDLE_S = (0.01, 0.25)
 """The first and the longest pause of a worker that finds nothing to do, when there are few."""
 _IDLE_A_NODE_S = 0.001
-"""… and when there are many: so that all together look a thousand times a second."""
+"""… and when there are many: so that all together look a thousand times a second; at first four times as often."""
 _LOST_S, _LOST_MAX_S = 0.04, 1.0
 """The first pause after lost races, about as long as the collector takes to tell what is claimed, and the longest."""
 _TRIES = 3
-"""Races lost in one look; then it is cheaper to wait until the frontier has passed what others took."""
+"""Races lost in one look; then it is cheaper to wait until the frontier has passed what others took. In a crowd one."""
 _CROWD = 16
-"""From how many waiting nodes on only as many try for a unit as there are units; fewer lose little by trying."""
+"""More nodes than this are a crowd, in which races are avoided; fewer lose little by trying."""
+_LOAD = 2
+"""How many units there are for each node of a crowd that tries for one: with two it loses about one race in five."""
+_PART = 16
+"""The part of what is ahead that a worker chooses among: the window grows with the nodes, and so with their claims."""
 _SPREAD_MAX = 1023
 """Among how many units beyond the lowest a worker chooses at most."""
 
@@ -87,6 +92,7 @@ class Worker:
         self._beat_name = f"{records.WORKERS}/{ticket.node}.beat"
         self._taken: set[int] = set()
         self._spread = 0
+        self._next = -1  # the unit after the last one claimed: a decoder goes on from where it is
         self._idle_s = _IDLE_S[0]
         self._frontier = Frontier()
         self._frontier_changed = self._asked = clock.monotonic()
@@ -172,13 +178,14 @@ class Worker:
             if self.node not in retake.avoid and (got := self._try(unit, retake.epoch, keep=retake.keep)):
                 self._idle_s = _IDLE_S[0]
                 return got
-        waited = self._idle_s > _IDLE_S[0]
+        once = self._idle_s > _IDLE_S[0] or told.nodes > _CROWD
         free: list[int] = []
-        for lost in range(1 if waited else _TRIES):
-            if not (free := self._free(told)):
+        for lost in range(1 if once else _TRIES):
+            on = self._is_free(told, self._next)
+            if not (free := [self._next] if on else self._free(told)):
                 break
-            if told.idle > _CROWD and len(free) < told.idle * self._rng.random():
-                return None  # more nodes wait than there are units: as many try as can win
+            if not on and told.idle > _CROWD and len(free) < _LOAD * told.idle * self._rng.random():
+                return None  # more nodes wait than there are units: few enough try that most of them win
             if got := self._try(self._rng.choice(free), 1, keep=False):
                 self._spread = self._spread if lost else self._spread * 7 // 8  # one race in six is lost then
                 self._idle_s = _IDLE_S[0]
@@ -196,18 +203,27 @@ class Worker:
         if told.total is not None and told.hint >= told.total:
             # All is claimed: there is work again only if somebody dies or is slow, and that takes a while to know.
             most *= 4
-        pause = self._idle_s
+        pause = max(self._idle_s, told.idle * _IDLE_A_NODE_S / 4)
         self._idle_s = min(pause * 1.5, max(_IDLE_S[1], min(most, self._lease_s / 4)))
         return self._rng.uniform(pause / 2, pause)
 
     def _free(self, told: Frontier) -> list[int]:
-        """The lowest units that nobody is known to have claimed: as many as the herd is wide, or nodes wait."""
-        free = (
-            u
-            for u in range(told.hint, told.offered)
-            if not told.claimed >> (u - told.hint) & 1 and u not in self._taken and u not in told.retake
+        """The lowest free units, as many as the herd is wide; of a few nodes none takes what follows on another's."""
+        units: Iterable[int] = (u for u in range(told.hint, told.offered) if self._is_free(told, u))
+        if told.nodes <= _CROWD:
+            free = list(units)
+            units = [u for u in free if u == told.first or self._is_free(told, u - 1)] or free
+        most = max(self._spread + 1, _LOAD * told.idle, (told.offered - told.hint) // _PART)
+        return list(itertools.islice(units, most))
+
+    def _is_free(self, told: Frontier, unit: int) -> bool:
+        """Whether nobody is known to have claimed a unit."""
+        return (
+            told.hint <= unit < told.offered
+            and not told.claimed >> (unit - told.hint) & 1
+            and unit not in self._taken
+            and unit not in told.retake
         )
-        return list(itertools.islice(free, max(self._spread + 1, told.idle)))
 
     def _try(self, unit: int, epoch: int, *, keep: bool) -> Claim | None:
         won = self._dir.link(self._ticket_name, records.claim_name(unit, epoch))
@@ -218,6 +234,7 @@ class Worker:
         if self._links % _LINKS_A_TICKET == 0:
             self._dir.remove(self._ticket_name)
             self._dir.replace(self._ticket_name, self._ticket.to_bytes())
+        self._next = unit + 1
         with self._lock:
             self._at = (unit, epoch, 0)
             return Claim(unit, epoch, keep, self._life)

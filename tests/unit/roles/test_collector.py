@@ -65,3 +65,9 @@ def test_a_window_grows_with_the_nodes(collector):
     assert collector._window() == 8
     collector._ledger.nodes = {str(n): type("N", (), {"alive": True})() for n in range(5)}
     assert collector._window() == 20
+
+
+def test_a_window_is_wide_enough_for_nodes_that_are_still_to_come(collector):
+    """Regression: a thousand nodes that joined at once found eight units."""
+    collector._job.write_nodes(1000)
+    assert collector._window() == 4000
