@@ -21,7 +21,7 @@ def test_it_runs_where_nothing_of_ours_is(tmp_path):
     code = (
         "import sys; sys.path[:] = [p for p in sys.path if 'vidcloud' not in p]; "
         f"sys.path.insert(0, {str(target)!r}); sys.meta_path[:] = [f for f in sys.meta_path if 'ditable' not in str(f)]; "
-        "import vidcloud, vidcloud.plugins as p; assert vidcloud.__file__.startswith(sys.path[0]); "
+        "import vidcloud, vidcloud.metal.ec2.door, vidcloud.plugins as p; assert vidcloud.__file__.startswith(sys.path[0]); "
         "r = p.resolve('neon:radius=3'); print(type(r.stage).__module__, r.stage.__class__.__module__)"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
