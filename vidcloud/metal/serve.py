@@ -8,11 +8,14 @@ user alone. The user ``*`` may act as anybody.
 import hmac
 import http.client
 import json
+import re
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,8 @@ from vidcloud.metal.cobbler import System
 from vidcloud.metal.config import secret
 from vidcloud.metal.reservations import Change, LockedReservations, Request, as_json
 
-_MAX_BODY = 1 << 20
+MAX_BODY = 1 << 20
+_LENGTH = re.compile(r"[0-9]{1,9}")
 _ANYBODY = "*"
 _TRIES = 4
 event = events("metal")
@@ -81,7 +85,18 @@ class PatientServer(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the library's signature
         """One line, no traceback: a client that goes away is no fault."""
-        event("client_left", client=client_address[0])
+        event("client_left", client=client_address[0], why=repr(sys.exception()))
+
+
+def body_length(headers: Message) -> int | None:
+    """How many bytes follow a request's head; None if that can't be told for sure, or is too much.
+
+    Whoever guesses takes a body for the next request on the connection, which a proxy in front never saw.
+    """
+    told = headers.get_all("content-length", ["0"])
+    if "transfer-encoding" in headers or headers.defects or len(told) != 1 or not _LENGTH.fullmatch(told[0].strip()):
+        return None
+    return length if (length := int(told[0])) <= MAX_BODY else None
 
 
 class Server(PatientServer):
@@ -145,16 +160,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, verbs: Mapping[str, Callable[[str, dict[str, Any]], Any]]) -> None:
         who = self._who()
-        length = self.headers.get("content-length", "0")
+        length = body_length(self.headers)
         if who is None:
             self._send(401, {"error": "wrong token"})
+        elif length is None:
+            self._send(413, {"error": f"at most {MAX_BODY} bytes, their number in content-length"})
         elif self.path not in verbs:
             self._send(404, {"error": f"no {self.path} here"})
-        elif not length.isdecimal() or int(length) > _MAX_BODY:
-            self._send(413, {"error": "too long"})
         else:
             try:
-                asked = json.loads(self.rfile.read(int(length)) or b"{}")
+                asked = json.loads(self.rfile.read(length) or b"{}")
                 with self.server.lock:
                     given = verbs[self.path](who, asked)
             except EndedError as e:
@@ -183,7 +198,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(told)))
-        if status in {401, 413}:  # what follows was not read
+        if status in {401, 404, 413}:  # what follows was not read
             self.close_connection = True
             self.send_header("connection", "close")
         self.end_headers()

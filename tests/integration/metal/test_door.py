@@ -18,6 +18,7 @@ from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 from botocore.httpsession import URLLib3Session
 from conftest import POOL
+from smuggled import UNSURE, hidden
 
 from vidcloud.metal.ec2.door import Door
 from vidcloud.metal.ec2.query import Refusal
@@ -264,6 +265,74 @@ def test_a_token_starts_once(ec2, cobbler):
     assert not [s for s in cobbler.systems() if s.get("user")]
 
 
+def test_what_ended_is_shown_though_another_could_not_be_switched_off(ec2, cobbler, daemon):
+    """Its token starts nothing again, either."""
+    asked = {"ClientToken": "t", "MinCount": 3, "MaxCount": 3, "Placement": {"AvailabilityZone": "test01"}}
+    made = run(ec2, **asked)
+    [deaf] = [i["InstanceId"] for i in made if i["PrivateDnsName"] == "node02"]
+    (daemon.root / "machines/node02/deaf").write_text("3")
+    told = refused("InternalError", ec2.terminate_instances, InstanceIds=ids(made))
+    assert "still reserved: node02" in told
+    states = {i: "stopped" if i == deaf else "terminated" for i in ids(made)}
+    assert {i["InstanceId"]: i["State"]["Name"] for i in described(ec2)} == states
+    assert {i["InstanceId"]: i["State"]["Name"] for i in run(ec2, **asked)} == states
+    refused("IdempotentParameterMismatch", run, ec2=ec2, **{**asked, "UserData": "else"})
+    assert [s.name for s in cobbler.systems() if s.get("user")] == ["node02"]
+    ec2.terminate_instances(InstanceIds=ids(made))
+    assert {i["State"]["Name"] for i in described(ec2)} == {"terminated"}
+    assert not [s for s in cobbler.systems() if s.get("user")]
+
+
+def test_pages(ec2, client):
+    """What boto3's paginators put together is what there is, whatever ends between two pages."""
+    made = [*ids(run(ec2, MinCount=3, MaxCount=3)), *ids(run(ec2, MinCount=2, MaxCount=2))]
+    ec2.create_tags(Resources=made, Tags=[{"Key": k, "Value": ""} for k in "ab"])
+    ids(run(client("BOB")))
+
+    def pages(operation, size):
+        return list(ec2.get_paginator(operation).paginate(PaginationConfig={"PageSize": size}))
+
+    shown = [
+        [i["InstanceId"] for r in page["Reservations"] for i in r["Instances"]]
+        for page in pages("describe_instances", 2)
+    ]
+    assert [len(page) for page in shown] == [2, 2, 1]
+    assert sorted(i for page in shown for i in page) == sorted(made)
+    first = ec2.describe_instances(MaxResults=2)
+    [gone] = first["Reservations"][0]["Instances"][:1]
+    ec2.terminate_instances(InstanceIds=[gone["InstanceId"]])
+    assert ids(described(ec2, NextToken=first["NextToken"])) == [i for page in shown[1:] for i in page]
+    tags = [[(t["ResourceId"], t["Key"]) for t in page["Tags"]] for page in pages("describe_tags", 3)]
+    assert [len(page) for page in tags] == [3, 3, 2]
+    assert len({tag for page in tags for tag in page}) == 8
+    assert [[i["Name"] for i in page["Images"]] for page in pages("describe_images", 2)] == [
+        ["debian", "other"],
+        ["wipe"],
+    ]
+    assert "NextToken" not in ec2.describe_images(MaxResults=3)
+    for token in ("x", "e30=", "MQ==", "\u00e4"):
+        refused("InvalidNextToken", ec2.describe_tags, NextToken=token)
+    refused("InvalidParameterValue", ec2.describe_tags, MaxResults=0)
+
+
+def test_whose_images(ec2):
+    assert {i["OwnerId"] for i in ec2.describe_images(Owners=["amazon", "self"])["Images"]} == {"ann"}
+    assert len(ec2.describe_images(Owners=["ann"])["Images"]) == 3
+    assert ec2.describe_images(Owners=["amazon"])["Images"] == []
+    refused("UnsupportedOperation", ec2.describe_images, ExecutableUsers=["self"])
+
+
+def test_what_nobody_thought_of_is_answered_and_logged(ec2, door, monkeypatch, caplog):
+    """A client that got no answer would ask again and again."""
+    caplog.set_level("INFO", "vidcloud")
+    monkeypatch.setattr(door.zone, "do", lambda *_: {}["nothing"])
+    told = refused("InternalError", ec2.describe_instances)
+    assert "its log says what" in told
+    assert any("failed request=" in r.message and "KeyError('nothing')" in r.message for r in caplog.records)
+    monkeypatch.undo()
+    assert described(ec2) == []
+
+
 def test_eight_at_once_get_machines_of_their_own(client, cobbler):
     def one(n):
         try:
@@ -390,6 +459,8 @@ def test_a_claimed_sum_of_the_body_is_checked():
         (f"{DESCRIBE}&Version=1", "InvalidQueryParameter"),
         ("Action=TerminateInstances", "MissingParameter"),
         ("Action=RunInstances&ImageId=debian&MinCount=1&MaxCount=1&UserData=!", "InvalidParameterValue"),
+        ("Action=RunInstances&ImageId=debian&MinCount=1&MaxCount=1&UserData=%C3%A4", "InvalidParameterValue"),
+        ("Action=RunInstances&MinCount=1&MaxCount=1", "MissingParameter"),
     ],
 )
 def test_requests_that_are_not_understood(door, body, code):
@@ -404,6 +475,11 @@ def test_the_answer_is_in_the_client_s_version(door):
 def test_a_body_too_long_is_not_read(door):
     status, told = send(door, "x" * (2 << 20))
     assert (status, "RequestEntityTooLarge" in told) == (413, True)
+
+
+@pytest.mark.parametrize("head", UNSURE)
+def test_a_body_of_unsure_length_is_no_next_request(door, head):
+    assert hidden(door.server_address, f"POST / HTTP/1.1\r\nHost: h\r\n{head}") == [413]
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,13 @@ import ssl
 import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
 
 import pytest
 import urllib3
 from conftest import MACHINES, POOL, connect
 from servers import certificate
+from smuggled import INSIDE, UNSURE, hidden
 
 from vidcloud.errors import CloudError, UsageError
 from vidcloud.metal.cobbler import Cobbler
@@ -164,6 +166,25 @@ def test_what_the_server_does_not_understand(server, cobbler, body):
         answer = urllib3.request("POST", server + path, body=body, headers=headers, timeout=10, retries=False)
         assert (answer.status, bool(answer.json()["error"])) == (400, True)
     assert not [s.name for s in cobbler.systems() if s.get("user")]
+
+
+def told_by(server, line, length, authorization=f"Bearer {'c' * 20}"):
+    return hidden(
+        ("127.0.0.1", urlsplit(server).port), f"{line} HTTP/1.1\r\nAuthorization: {authorization}\r\n{length}"
+    )
+
+
+@pytest.mark.parametrize("length", UNSURE)
+def test_a_body_of_unsure_length_is_no_next_request(server, length):
+    assert told_by(server, "POST /reserve", length) == [413]
+
+
+def test_the_body_of_what_is_refused_is_no_next_request(server):
+    length = f"Content-Length: {len(INSIDE)}"
+    for line, status in (("POST /nothing", 404), ("GET /reserve", 404), ("PUT /reserve", 501)):
+        assert told_by(server, line, length) == [status]
+    assert told_by(server, "POST /reserve", length, "Bearer wrong") == [401]
+    assert told_by(server, "POST /reserve", f"{length}\r\nConnection: close") == [400], "read, but not understood"
 
 
 def test_an_edit_past_vidcloud_is_found(reservations, cobbler):

@@ -1,20 +1,19 @@
 """The EC2-style door's server: requests in, answers out, by HTTP."""
 
 import ssl
+import traceback
 import uuid
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler
 from typing import cast
 from urllib.parse import parse_qsl, urlsplit
 
-from vidcloud.errors import VidcloudError
 from vidcloud.log import events
 from vidcloud.metal.ec2.query import Query, Refusal
 from vidcloud.metal.ec2.signature import AccessKey, check_signature
 from vidcloud.metal.ec2.zone import Zone
-from vidcloud.metal.serve import PatientServer
+from vidcloud.metal.serve import MAX_BODY, PatientServer, body_length
 
-_MAX_BODY = 1 << 20
 event = events("metal")
 
 
@@ -59,8 +58,10 @@ class _Handler(BaseHTTPRequestHandler):
         except Refusal as e:
             status, told = e.status, Query.write_refusal(e, request_id)
             self._told += f" {e.code}"
-        except (VidcloudError, OSError) as e:
-            event("failed", request=request_id, error=str(e))
+        except Exception as e:  # noqa: BLE001 - whatever it is, the client gets an answer, and the log the reason
+            self.close_connection = True  # what follows may not have been read
+            where = traceback.extract_tb(e.__traceback__)[-1]
+            event("failed", request=request_id, error=repr(e), at=f"{where.filename}:{where.lineno}")
             refusal = Refusal("InternalError", "something behind the door failed; its log says what", 500)
             status, told = 500, Query.write_refusal(refusal, request_id)
         self.send_response(status)
@@ -86,11 +87,11 @@ class _Handler(BaseHTTPRequestHandler):
         return door.query.write(action, told, request_id, dict(fields).get("Version", ""))
 
     def _body(self) -> bytes:
-        length = self.headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > _MAX_BODY or "transfer-encoding" in self.headers:
+        length = body_length(self.headers)
+        if length is None:
             self.close_connection = True  # what follows was not read
-            raise Refusal("RequestEntityTooLarge", f"at most {_MAX_BODY} bytes, their number in content-length", 413)
-        return self.rfile.read(int(length))
+            raise Refusal("RequestEntityTooLarge", f"at most {MAX_BODY} bytes, their number in content-length", 413)
+        return self.rfile.read(length)
 
     def log_request(self, code: object = "-", size: object = "-") -> None:  # noqa: ARG002 - the library's signature
         """Who asked for what; never the query, which may have user-data."""

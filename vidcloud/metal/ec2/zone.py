@@ -5,7 +5,6 @@ came to be. ``vidcloud_tags`` has an instance's tags, and ``vidcloud_line`` its 
 """
 
 import base64
-import binascii
 import fnmatch
 import hashlib
 import json
@@ -43,7 +42,7 @@ _UNDERSTOOD = {
     "DescribeInstances": {"InstanceIds", "Filters", "DryRun", "MaxResults", "NextToken"},
     "TerminateInstances": {"InstanceIds", "DryRun", "Force", "SkipOsShutdown"},
     "RebootInstances": {"InstanceIds", "DryRun"},
-    "DescribeImages": {"ImageIds", "Owners", "ExecutableUsers", "Filters", "DryRun", "MaxResults", "NextToken",
+    "DescribeImages": {"ImageIds", "Owners", "Filters", "DryRun", "MaxResults", "NextToken",
                        "IncludeDeprecated", "IncludeDisabled"},
     "DescribeAvailabilityZones": {"ZoneNames", "ZoneIds", "Filters", "DryRun", "AllAvailabilityZones"},
     "CreateTags": {"Resources", "Tags", "DryRun"},
@@ -117,6 +116,8 @@ class Zone:
     # -- instances -----------------------------------------------------------------------------------------------------
 
     def _run(self, user: str, asked: dict[str, Any]) -> Mapping[str, Any]:
+        if "ImageId" not in asked:  # EC2 may have it from a launch template
+            raise Refusal("MissingParameter", "RunInstances needs an ImageId")
         profile = self._profile(asked["ImageId"])
         kind, ending = asked.get("InstanceType", "metal"), asked.get("InstanceInitiatedShutdownBehavior", "terminate")
         if kind != "metal":
@@ -150,14 +151,15 @@ class Zone:
             self._reservations.free(request)
         _dry(asked)
         with self._ended_lock:
-            ended = [e for e in self._ended.values() if e.instance.reservation == request.id]
-        if ended:  # a token that was used starts nothing again
-            return self._reservation(request.id, user, [(e.system, _as_ended(e.instance)) for e in ended])
-        started = self._instances(user).run(request, profile, (lambda _: line) if line else None)
-        systems = {s.name: s for s in self._cobbler.systems() if s.get("reservation") == request.id}
-        if any(not s.get("launch").startswith(f"{fingerprint}-") for s in systems.values()):
+            used = any(e.instance.reservation == request.id for e in self._ended.values())
+        if used:  # a token that was used starts nothing again
+            shown = [(s, i) for s, i in self._all(user) if i.reservation == request.id]
+        else:
+            started = self._instances(user).run(request, profile, (lambda _: line) if line else None)
+            systems = {s.name: s for s in self._cobbler.systems() if s.get("reservation") == request.id}
+            shown = [(systems[i.name], i) for i in started if i.name in systems]
+        if any(not s.get("launch").startswith(f"{fingerprint}-") for s, _ in shown):
             raise Refusal("IdempotentParameterMismatch", "this ClientToken was used with other parameters")
-        shown = [(systems[i.name], i) for i in started if i.name in systems]
         return self._reservation(request.id, user, shown)
 
     def _describe(self, user: str, asked: dict[str, Any]) -> Mapping[str, Any]:
@@ -182,10 +184,11 @@ class Zone:
             "instance-type": lambda _: ["metal"],
         }
         found = _filtered(found, asked, fields, lambda x: _tags_of(x[0]))
+        shown, more = _page(found, asked, lambda x: (x[1].reservation, x[1].name))
         by_reservation: dict[str, list[tuple[System, Instance]]] = {}
-        for system, instance in found:
+        for system, instance in shown:
             by_reservation.setdefault(instance.reservation, []).append((system, instance))
-        return {"Reservations": [self._reservation(r, user, shown) for r, shown in by_reservation.items()]}
+        return {"Reservations": [self._reservation(r, user, its) for r, its in by_reservation.items()], **more}
 
     def _terminate(self, user: str, asked: dict[str, Any]) -> Mapping[str, Any]:
         chosen = self._own(user, asked["InstanceIds"])
@@ -194,11 +197,14 @@ class Zone:
         living = [s for s in chosen if instance_id(s) not in self._ended]
         if living:
             of = {s.name: s.get("reservation") for s in living}
-            given = {i.name for i in self._instances(user).terminate(list(of), of=of)}
-            with self._ended_lock:
-                for id_, (system, instance) in before.items():
-                    if of.get(system.name) == system.get("reservation") and system.name in given:
-                        self._ended[id_] = _Ended(time.time(), system, instance)
+            try:
+                self._instances(user).terminate(list(of), of=of)
+            finally:  # if some could not be switched off, the others have ended all the same
+                left = {instance_id(s) for s in self._cobbler.systems()}
+                with self._ended_lock:
+                    for id_, (system, instance) in before.items():
+                        if id_ not in left:
+                            self._ended.setdefault(id_, _Ended(time.time(), system, instance))
         return {
             "TerminatingInstances": [
                 {"InstanceId": i, "PreviousState": _state(instance), "CurrentState": {"Code": 48, "Name": "terminated"}}
@@ -256,9 +262,11 @@ class Zone:
 
     # -- images and zones ----------------------------------------------------------------------------------------------
 
-    def _images(self, _user: str, asked: dict[str, Any]) -> Mapping[str, Any]:
+    def _images(self, user: str, asked: dict[str, Any]) -> Mapping[str, Any]:
         _dry(asked)
         names = [p["name"] for p in self._cobbler.profiles()]
+        if "Owners" in asked and not {"self", user} & set(asked["Owners"]):
+            names = []  # who looks for Amazon's finds none
         if "ImageIds" in asked:
             chosen = [self._profile(i) for i in asked["ImageIds"]]
             names = [n for n in names if n in chosen]
@@ -268,12 +276,9 @@ class Zone:
             "state": lambda _: ["available"],
             "image-type": lambda _: ["machine"],
         }
-        return {
-            "Images": [
-                {"ImageId": image_id(n), "Name": n, "State": "available", "ImageType": "machine", "Public": True}
-                for n in _filtered(names, asked, fields, lambda _: {})
-            ]
-        }
+        shown, more = _page(_filtered(names, asked, fields, lambda _: {}), asked, lambda n: (n,))
+        about = {"OwnerId": user, "State": "available", "ImageType": "machine", "Public": True}
+        return {"Images": [{"ImageId": image_id(n), "Name": n, **about} for n in shown], **more}
 
     def _profile(self, image: str) -> str:
         """The profile that an image id names, or a profile's own name."""
@@ -380,7 +385,9 @@ class Zone:
             "key": lambda r: [r["Key"]],
             "value": lambda r: [r["Value"]],
         }
-        return {"Tags": _filtered(rows, asked, fields, lambda r: {r["Key"]: r["Value"]})}
+        found = _filtered(rows, asked, fields, lambda r: {r["Key"]: r["Value"]})
+        shown, more = _page(found, asked, lambda r: (r["ResourceId"], r["Key"]))
+        return {"Tags": shown, **more}
 
 
 def instance_id(system: System) -> str:
@@ -449,6 +456,32 @@ def _filtered(
     return kept
 
 
+def _page(
+    found: Iterable[T], asked: Mapping[str, Any], key: Callable[[T], tuple[str, ...]]
+) -> tuple[list[T], dict[str, str]]:
+    """The page asked for, by order of keys, and what to ask for the next one with, if there is one.
+
+    A page begins after the last key of the one before, so that none is left out or told twice, whatever came or went.
+
+    Raises:
+        Refusal: no such page.
+    """
+    left, most = sorted(found, key=key), asked.get("MaxResults")
+    if most is not None and most < 1:
+        raise Refusal("InvalidParameterValue", f"MaxResults can't be {most}: 1 or more")
+    if "NextToken" in asked:
+        try:
+            last = json.loads(base64.b64decode(asked["NextToken"], validate=True))
+        except ValueError:
+            last = None
+        if not isinstance(last, list) or not all(isinstance(part, str) for part in last):
+            raise Refusal("InvalidNextToken", "NextToken is not one that was given here")
+        left = [x for x in left if key(x) > tuple(last)]
+    if most is None or most >= len(left):
+        return left, {}
+    return left[:most], {"NextToken": base64.b64encode(json.dumps(key(left[most - 1])).encode()).decode()}
+
+
 def _fits(have: Iterable[Any], values: Sequence[str]) -> bool:
     patterns = [value.replace("[", "[[]") for value in values]
     return any(fnmatch.fnmatchcase(text, pattern) for text in have for pattern in patterns)
@@ -468,7 +501,7 @@ def _user_data(text: str) -> str:
     """
     try:
         size = len(base64.b64decode(text, validate=True))
-    except binascii.Error:
+    except ValueError:
         raise Refusal("InvalidParameterValue", "UserData must be base64") from None
     if size > _USER_DATA:
         raise Refusal("InvalidParameterValue", f"User data is limited to {_USER_DATA} bytes")
