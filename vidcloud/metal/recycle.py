@@ -33,7 +33,8 @@ def find_old(
         installs: by machine; one that Cobbler knows no install of counts as old.
         older_than_s: age of an install.
         groups: of these only; none: all, but no machine without a group.
-        now: seconds since 1970, by Cobbler's clock.
+        now: seconds since 1970. Cobbler's clock told the starts of installs, and whoever reserved its end: an age is
+            wrong by as much as their clocks and this one differ.
 
     Raises:
         UsageError: no such group.
