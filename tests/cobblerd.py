@@ -46,6 +46,25 @@ echo "$plug $action" >> {machines}/log
 echo "Status: $(cat "$machine/power")"
 """
 
+# Cobbler's own WSGI application, which installers call at /cblr/svc, with what Apache's mod_wsgi and mod_remoteip add: a
+# machine's address comes in X-Forwarded-For, because all call from this machine.
+SERVICE = """
+import sys
+from socketserver import ThreadingMixIn
+from wsgiref.simple_server import WSGIServer, make_server
+
+from svc.services import application
+
+
+def served(environ, start_response):
+    environ["REQUEST_URI"] = environ["PATH_INFO"]
+    environ["REMOTE_ADDR"] = environ.get("HTTP_X_FORWARDED_FOR", environ["REMOTE_ADDR"])
+    return application(environ, start_response)
+
+
+make_server("127.0.0.1", int(sys.argv[1]), served, type("Server", (ThreadingMixIn, WSGIServer), {})).serve_forever()
+"""
+
 
 def environment() -> Path:
     """The Python of a virtual environment that has Cobbler; made once, about half a minute.
@@ -66,6 +85,7 @@ def lay_out(root: Path, port: int) -> Path:
     site = next((python.parent.parent / "lib").glob("python3*/site-packages"))
     for part in ("cobbler", "etc/cobbler", "var/lib/cobbler"):
         shutil.copytree(site / part, root / ("lib/cobbler" if part == "cobbler" else part))
+    shutil.copytree(site / "var/www/cobbler/svc", root / "lib/svc")
     collections = ("distros", "profiles", "systems", "repos", "images", "mgmtclasses", "packages", "files", "menus")
     when = [f"{verb}/{thing}/{at}" for verb in ("add", "delete") for thing in ("distro", "profile", "system") for at in ("pre", "post")]  # fmt: skip
     folders = [
@@ -114,12 +134,15 @@ class Cobblerd:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        with socket.socket() as s:
+        with socket.socket() as s, socket.socket() as t:
             s.bind(("127.0.0.1", 0))
-            self.port = s.getsockname()[1]
+            t.bind(("127.0.0.1", 0))
+            self.port, self._service_port = s.getsockname()[1], t.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
+        self.service = f"http://127.0.0.1:{self._service_port}/cblr/svc"
         self._python = lay_out(root, self.port)
         self._process: subprocess.Popen[bytes] | None = None
+        self._web: subprocess.Popen[bytes] | None = None
 
     @property
     def api(self) -> Any:
@@ -127,20 +150,26 @@ class Cobblerd:
         return xmlrpc.client.ServerProxy(self.url, allow_none=True)
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start it and what installers call, and wait until both answer."""
         with (self.root / "output").open("ab") as output:
+            more: Any = {
+                "env": {"PYTHONPATH": str(self.root / "lib"), "PATH": os.environ["PATH"]},
+                "stdout": output,
+                "stderr": output,
+            }
             self._process = subprocess.Popen(
                 [self._python, self._python.with_name("cobblerd"), "-F", "-c", self.root / "etc/cobbler/settings.yaml"],
-                env={"PYTHONPATH": str(self.root / "lib"), "PATH": os.environ["PATH"]},
-                stdout=output,
-                stderr=output,
+                **more,
             )
+            self._web = subprocess.Popen([self._python, "-c", SERVICE, str(self._service_port)], **more)
         until = time.monotonic() + 60
         while True:
             try:
                 self.api.version()
+                socket.create_connection(("127.0.0.1", self._service_port), 5).close()
             except OSError:
-                if self._process.poll() is not None or time.monotonic() > until:
+                ended = self._process.poll() is not None or self._web.poll() is not None
+                if ended or time.monotonic() > until:
                     raise RuntimeError((self.root / "output").read_text()[-2000:]) from None
                 time.sleep(0.05)  # it has no way to tell that it is up
             else:
@@ -148,10 +177,11 @@ class Cobblerd:
 
     def stop(self) -> None:
         """End it, as a power cut would."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        for process in (self._process, self._web):
+            if process is not None:
+                process.kill()
+                process.wait()
+        self._process = self._web = None
 
     def furnish(self, machines: dict[str, tuple[str, str]], template: str = "") -> None:
         """One distro, profiles ``debian``, ``other`` and ``wipe``, and machines: name -> (IP, group).

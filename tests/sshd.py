@@ -22,7 +22,7 @@ PLAIN_PYTHON = os.path.realpath(Path(sys.base_prefix, "bin", f"python3.{sys.vers
 class Host:
     """An ssh server that can be stopped and started again at the same port."""
 
-    def __init__(self, folder: Path, user_key: Path, env: str) -> None:
+    def __init__(self, folder: Path, user_key: Path, more: str) -> None:
         self.folder = folder
         folder.mkdir()
         keygen(folder / "host_key")
@@ -31,7 +31,7 @@ class Host:
         (folder / "config").write_text(
             f"ListenAddress 127.0.0.1:{self.port}\nHostKey {folder}/host_key\nPidFile none\nUsePAM no\nStrictModes no\n"
             f"PasswordAuthentication no\nAuthorizedKeysFile {user_key}.pub\nSubsystem sftp internal-sftp\n"
-            f"UseDNS no\nPermitRootLogin yes\nMaxStartups 100\n{env}"
+            f"UseDNS no\nPermitRootLogin yes\nMaxStartups 100\n{more}"
         )
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -106,15 +106,20 @@ class Lab:
         self.known_hosts.write_text("".join(f"[127.0.0.1]:{h.port} {h.key}\n" for h in self.hosts))
 
 
-@contextlib.contextmanager
-def lab(folder: Path, count: int = 2, env: str = "") -> Iterator[Lab]:
-    """Hosts that run until the block ends, ``NAME=VALUE`` in their environment; without sshd skipped, but not in CI."""
+def need() -> None:
+    """Without sshd a test is skipped, but not in CI."""
     if SSHD is None:
         if os.environ.get("CI"):
             raise AssertionError("sshd is missing: install openssh-server")
         pytest.skip("needs sshd: install openssh-server")
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # where a server of root's locks up its children
+
+
+@contextlib.contextmanager
+def lab(folder: Path, count: int = 2, env: str = "") -> Iterator[Lab]:
+    """Hosts that run until the block ends, ``NAME=VALUE`` in their environment; without sshd skipped, but not in CI."""
+    need()
     made = Lab(folder, count, f"SetEnv {env}\n" if env else "")
     try:
         for host in made.hosts:

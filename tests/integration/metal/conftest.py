@@ -64,8 +64,9 @@ def cobbler(daemon, hosts):
 
 
 @pytest.fixture
-def hosts(running_hosts):
+def hosts(running_hosts, monkeypatch):
     running_hosts.forget()
+    monkeypatch.setenv("PATH", f"{running_hosts.bin}:{os.environ['PATH']}")
     return running_hosts
 
 

@@ -79,6 +79,24 @@ def test_two_who_terminate_at_once(reservations, instances, hosts, monkeypatch, 
     assert states(late) == {"node01": "reserved"}
 
 
+def test_an_install_that_breaks_off_is_told_in_the_end(cobbler, instances, hosts):
+    """The installer started, twice, and never called back; the machine went off. It is kept for a look."""
+    hosts.kinds = {"node01": "fails"}
+    ann = instances("ann")
+    ann.run(Request("ann", names=("node01", "node02")), "debian")
+    hosts.settle("node01", "node02", times=2)
+    assert hosts.fetched.count(("node01", "debian")) == 2
+    assert states(ann) == {"node01": "installing", "node02": "running"}
+    assert not cobbler.is_on("node01")
+    found = {i.name: i for i in instances("ann", install_timeout_s=0.01).describe()}
+    assert (found["node01"].state, found["node02"].state) == ("failed", "running")
+    assert "the installer never called back" in found["node01"].reason
+    assert cobbler.system("node01").netboot
+    ann.terminate(only_failed=True)
+    assert states(ann) == {"node02": "running"}
+    assert not cobbler.system("node01").netboot, "as it was before"
+
+
 def test_where_no_boot_was_known_before_its_age_tells(instances, hosts):
     """SSH did not answer when the machine was asked for (it was shut down, or the network was): no id to compare with."""
     ann = instances("ann")

@@ -16,7 +16,7 @@ from hosts import Hosts
 DOCUMENT = Path(__file__).parents[3] / "docs/metal.md"
 BEGIN, END = "<!-- transcript -->\n", "<!-- end of the transcript -->\n"
 MACHINES = {f"node{n:02d}": (f"10.111.5.{n}", "test01" if n < 4 else "test02") for n in (1, 2, 3, 16)}
-# The machines to wait for after a command: their installs are over then.
+# The machines to wait for after a command: their installs are over then. What watches an install sees each of its states.
 COMMANDS = (
     ("describe-distros", ()),
     ("describe-profiles --plain", ()),
@@ -24,8 +24,7 @@ COMMANDS = (
     ("describe-system-groups -f -g test01 test02", ()),
     ("reserve-systems node16 -u bob", ()),
     ("describe-system-users", ()),
-    ("run-instances -n 2 -g test01 -p debian -u ann --yes", ("node01", "node02")),
-    ("describe-instances -u ann --watch", ()),
+    ("run-instances -n 2 -g test01 -p debian -u ann --yes --watch", ()),
     ("terminate-instances -u bob -i 10.111.5.1", ()),
     ("set-profile node01 -p other -u ann", ()),
     ("enable-netboot node01 -u ann", ()),
@@ -33,10 +32,17 @@ COMMANDS = (
     ("reboot-system node01 -u ann", ()),
     ("terminate-instances -u ann --wipe --yes", ()),
     ("release-systems node16 -u bob", ()),
+    ("run-instances -i 10.111.5.16 -p debian -u bob --yes", ("node16",)),  # its installer breaks off
+    ("describe-instances -u bob --watch", ()),
+    ("describe-instances -u bob --release-failed", ()),
+    ("describe-instances", ()),
+    ("recycle --older-than 30d -g test01 --yes", ()),
     ("set-group node16 -g test01", ()),
+    ("serve --tokens tokens --ec2 127.0.0.1:8773 --access-keys access-keys", ()),  # until it is ended
     ("check", ()),
     ("history node01 --plain", ()),
 )
+INSTALL_TIMEOUT_S = 60
 DOOR_BEGIN, DOOR_END = "<!-- door -->\n", "<!-- end of the door -->\n"
 DOOR_COMMANDS = (
     ("describe-images --query Images[].[ImageId,Name]", ()),
@@ -65,25 +71,21 @@ DOOR_COMMANDS = (
 
 
 def prepare(folder: Path, daemon: Cobblerd, hosts: Hosts, **settings: str) -> dict[str, str]:
-    """An environment for ``vidcloud metal``: its configuration, and an ``ssh`` that asks the hosts of the tests."""
-    ssh = folder / "bin/ssh"
-    ssh.parent.mkdir()
-    # The address is the word before the last.
-    ssh.write_text(f'#!/bin/sh\nwhile [ $# -gt 2 ]; do shift; done\nexec cat "{hosts.boots}/$1"\n')
-    ssh.chmod(0o755)
+    """An environment for ``vidcloud metal``: its configuration, and an ``ssh`` that finds the hosts of the tests."""
     password = folder / "password"
-    password.write_text("cobbler\n")
-    password.chmod(0o600)
+    _secret(password, "cobbler\n")
     values = {
         "url": daemon.url,
         "password_file": password,
         "wipe_profile": "wipe",
         "state_dir": folder / "state",
+        "ssh_user": hosts.user,
+        "ssh_key": hosts.key,
         **settings,
     }
     (folder / "metal.toml").write_text("".join(f'{key} = "{value}"\n' for key, value in values.items()))
     kept = {k: v for k, v in os.environ.items() if not k.startswith("VIDCLOUD_METAL_")}
-    path = f"{ssh.parent}:{os.environ['PATH']}"
+    path = f"{hosts.bin}:{os.environ['PATH']}"
     return {**kept, "PATH": path, "VIDCLOUD_METAL_CONFIG": str(folder / "metal.toml")}
 
 
@@ -95,8 +97,9 @@ def main() -> None:
             daemon.furnish(MACHINES)
             hosts = Hosts(daemon, {name: ip for name, (ip, _) in MACHINES.items()})
             try:
-                env = prepare(Path(folder), daemon, hosts)
-                told, door = _session(env, hosts), _door_session(env, Path(folder), hosts)
+                env = prepare(Path(folder), daemon, hosts, install_timeout_s=str(INSTALL_TIMEOUT_S))
+                _secret(Path(folder) / "access-keys", "ANN 0123456789abcdef ann\n")
+                told, door = _session(env, Path(folder), hosts), _door_session(env, Path(folder), hosts)
             finally:
                 hosts.end()
         finally:
@@ -111,24 +114,59 @@ def _put(begin: str, told: str, end: str) -> None:
     DOCUMENT.write_text(f"{before}{begin}```\n{told}```\n{end}{after}")
 
 
-def _session(env: dict[str, str], hosts: Hosts) -> str:
+def _session(env: dict[str, str], folder: Path, hosts: Hosts) -> str:
+    _secret(folder / "tokens", "ann 0123456789abcdefann\nbob 0123456789abcdefbob\n")
+    hosts.kinds["node16"] = "fails"
     told = ""
     for words, waited_for in COMMANDS:
-        run = [sys.executable, "-m", "vidcloud", "metal", *words.split()]
-        done = subprocess.run(run, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-        lines = [line.rstrip() for line in done.stdout.splitlines() if line.strip()]
+        code, lines = _told(words, env, folder, hosts)
         told += "\n".join([f"$ vidcloud metal {words}", *lines, ""])
-        told += f"(exit code {done.returncode})\n\n" if done.returncode else "\n"
+        told += f"(exit code {code})\n\n" if code else "\n"
         if waited_for:
             hosts.settle(*waited_for, times=2)
     return told.rstrip() + "\n"
 
 
+def _told(words: str, env: dict[str, str], folder: Path, hosts: Hosts) -> tuple[int, list[str]]:
+    """A command's exit code, and the lines that it prints."""
+    if words.startswith("run-instances") and words.endswith("--watch"):
+        hosts.self_test.clear()
+        hosts.gate.clear()
+    run, lines = [sys.executable, "-m", "vidcloud", "metal", *words.split()], []
+    with subprocess.Popen(
+        run, env=env, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in filter(str.strip, process.stdout):
+            lines.append(line.rstrip())
+            if " pending" in line:
+                hosts.self_test.set()
+            if " installing" in line:
+                hosts.gate.set()
+            if words.startswith("serve") and len(lines) == 2:
+                process.terminate()
+                break
+    hosts.open()
+    return process.returncode, lines
+
+
+def _secret(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o600)
+
+
 def _door_session(env: dict[str, str], folder: Path, hosts: Hosts) -> str:
-    keys = folder / "access-keys"
-    keys.write_text("ANN 0123456789abcdef ann\n")
-    keys.chmod(0o600)
-    serve = [sys.executable, "-m", "vidcloud", "metal", "serve", "--ec2", "127.0.0.1:0", "--access-keys", str(keys)]
+    serve = [
+        sys.executable,
+        "-m",
+        "vidcloud",
+        "metal",
+        "serve",
+        "--ec2",
+        "127.0.0.1:0",
+        "--access-keys",
+        str(folder / "access-keys"),
+    ]
     with subprocess.Popen(serve, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         try:
             assert server.stdout is not None
