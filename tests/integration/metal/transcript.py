@@ -145,7 +145,8 @@ def _told(words: str, env: dict[str, str], folder: Path, hosts: Hosts) -> tuple[
                 hosts.gate.set()
             if words.startswith("serve") and len(lines) == 2:
                 process.terminate()
-                break
+                process.wait()
+                return 0, lines  # how it ended was our doing
     hosts.open()
     return process.returncode, lines
 
