@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.append(str(Path(__file__).parents[2]))  # last: tests have more than one conftest
 from cobblerd import Cobblerd
 from hosts import Hosts
 
