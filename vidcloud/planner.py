@@ -12,7 +12,7 @@ from vidcloud.errors import MediaError, ShareError, UsageError
 from vidcloud.media.encode import check_settings
 from vidcloud.media.index import build_index
 from vidcloud.media.probe import VideoInfo, probe
-from vidcloud.planes.choice import better, must_be_frames
+from vidcloud.planes.choice import better, check_asked, must_be_frames
 from vidcloud.planes.costs import Costs, measure
 from vidcloud.planes.cuts import Cutter
 from vidcloud.planes.prediction import Machine, Prediction, predict
@@ -80,6 +80,7 @@ def plan(request: Request, nodes: Sequence[int], machine: Machine) -> Plan:
         raise UsageError(f"{request.input}: a plan measures the input here: fetch it first")
     stages = [plugins.resolve(text).stage for text in request.filters]
     settings, info = encoder_settings(request), probe(path)
+    check_asked(request.plane, request.pack, settings, request.on_damage)
     check_settings(settings, info)
     why, frames, keys = must_be_frames(settings, request.on_damage, info.frames), info.frames, []
     if not why or not frames:

@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+from samples import write
 from users import frames_of, same_frames
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "bigbuckbunny.mp4"
@@ -152,8 +154,6 @@ def test_units_are_of_twenty_frames(user, samples):
 
 def test_size_rate_and_audio_are_the_inputs(user):
     """Regression: the prototype made all videos 640x480 at 25 fps and dropped the sound."""
-    import av
-
     output = user.folder / "out.mp4"
     told = user.run(EXAMPLE, "-o", output, "--filter", "invert", "--nodes", 2, "--preset", "ultrafast")
     assert told["frames"] == 132
@@ -184,3 +184,43 @@ def test_verify_sees_a_changed_output(user, samples):
     assert swapped.code == 1
     assert "FAILED  pixels" in swapped.out
     assert "Traceback" not in swapped.err
+
+
+def test_verify_compares_the_sound_with_the_inputs(user):
+    """Regression: it was compared with what had been read off the same output."""
+    user.run(write(user.folder / "in.mkv", audio="aac"), "-o", "out.mkv", "--filter", "invert", *FFV1)
+    assert user("verify", "out.mkv").code == 0
+    proof_file = user.folder / "out.mkv.proof.json"
+    record = json.loads(proof_file.read_text())
+    record["input_audio"][0]["xxh3_128"] = "0" * 32
+    proof_file.write_text(json.dumps(record))
+    wrong = user("verify", "out.mkv")
+    assert wrong.code == 1
+    assert "FAILED  audio: stream 1 is not the input's" in wrong.out
+
+
+@pytest.mark.parametrize(
+    ("output", "audio", "report"),
+    [("out.ts", "aac", "later: mpegts starts at zero"), ("out.avi", "libopus", "not carried: audio stream 1 (opus)")],
+)
+def test_verify_knows_what_the_report_tells(user, output, audio, report):
+    """Regression: outputs whose start was moved were told to be wrong. Headers of AAC in MPEG-TS are not its sound."""
+    write(user.folder / "in.mkv", audio=audio, options={"bf": "0"})
+    told = user.run("in.mkv", "-o", output, "--filter", "invert")
+    assert any(report in line for line in told["report"])
+    checked = user("verify", output)
+    assert checked.code == 0, checked.out
+
+
+@pytest.mark.parametrize(("codec", "options"), [("libx264", ["--preset", "veryfast"]), ("mpeg4", [])])
+def test_a_bit_rate_gives_the_size(user, codec, options):
+    """One encoder sees all frames: as many as there were, near the size that was asked for."""
+    write(user.folder / "in.mkv", size=(160, 128), frames=300, codec="ffv1")
+    told = user.run(
+        "in.mkv", "-o", "out.mkv", "--filter", "invert", "--nodes", 2, "--codec", codec, "-e", "b=240k", *options
+    )
+    assert told["plane"] == "frames"
+    assert told["frames"] == 300
+    size = (user.folder / "out.mkv").stat().st_size
+    assert 0.8 < size / (240_000 / 8 * 12) < 1.2, size
+    assert user("verify", "out.mkv").code == 0

@@ -16,10 +16,9 @@ def settings(codec="libx264", **options):
     [
         {"b": "4M"},
         {"maxrate": "8M", "bufsize": "16M"},
-        {"flags": "+pass1"},
         {"x264_params": "keyint=50:bitrate=2000"},
         {"x264_params": "vbv-maxrate=5000:vbv-bufsize=5000"},
-        {"x264opts": "pass=2"},
+        {"x264opts": "bitrate=800"},
     ],
 )
 def test_bits_that_are_spread_over_the_video_need_one_encoder(options):
@@ -46,13 +45,37 @@ def test_damage_is_concealed_by_a_decoder_that_sees_all():
         check_asked("segments", "auto", settings(), "conceal")
 
 
-@pytest.mark.parametrize("codec", ["libx264", "libx265", "libsvtav1", "libvpx-vp9", "ffv1", "prores_ks"])
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"flags": "+pass1"}, "-e flags=+pass1: "),
+        ({"flags": "+pass2", "b": "4M"}, "-e flags=+pass2: "),
+        ({"x264_params": "stats=a.log:pass=2"}, "pass=2 in x264-params: "),
+        ({"x265_params": "pass=3"}, "pass=3 in x265-params: "),
+        ({"svtav1_params": "pass=1"}, "pass=1 in svtav1-params: "),
+    ],
+)
+@pytest.mark.parametrize("plane", ["auto", "frames", "segments"])
+def test_two_passes_are_refused_with_what_to_do(options, told, plane):
+    with pytest.raises(UsageError, match=r"encodes once.*-e b=4M.*--codec ffv1") as refused:
+        check_asked(plane, "auto", settings(**options), "fail")
+    assert str(refused.value).startswith(told)
+
+
+@pytest.mark.parametrize(
+    "codec", ["libx264", "libx265", "libsvtav1", "libvpx-vp9", "ffv1", "prores_ks", "mjpeg", "mpeg4"]
+)
 def test_codecs_that_join(codec):
     assert must_be_frames(settings(codec), "fail") == ""
+    check_asked("segments", "auto", settings(codec), "fail")
 
 
-def test_other_codecs_stay_with_one_encoder():
-    assert "may not join" in must_be_frames(settings("mpeg4"), "fail")
+@pytest.mark.parametrize("codec", ["msmpeg4v2", "snow", "gif"])
+def test_other_codecs_stay_with_one_encoder(codec):
+    assert "not known to join" in must_be_frames(settings(codec), "fail")
+    with pytest.raises(UsageError, match=r"not known to join: use --plane frames"):
+        check_asked("segments", "auto", settings(codec), "fail")
+    check_asked("auto", "auto", settings(codec), "fail")
 
 
 def test_damage_is_concealed_by_who_decodes_all_of_it():

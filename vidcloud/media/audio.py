@@ -12,8 +12,7 @@ from vidcloud.media.probe import codec_name
 def audio_hashes(path: Path | str) -> list[dict[str, Any]]:
     """What the audio streams of a file hold, without decoding.
 
-    Payloads can differ between containers although the sound is the same: AAC in MPEG-TS carries ADTS headers, in
-    MP4 it does not.
+    AAC in MPEG-TS carries ADTS headers, in MP4 it does not: they are left out, for the sound is the same.
 
     Returns:
         For each audio stream: ``index`` in the file, ``codec``, ``packets``, ``bytes``, ``xxh3_128`` of all payloads
@@ -40,11 +39,21 @@ def audio_hashes(path: Path | str) -> list[dict[str, Any]]:
             if not packet.size:
                 continue
             record: dict[str, Any] = found[packet.stream_index]
+            payload = bytes(packet)
+            if record["codec"] == "aac":
+                payload = payload[_adts_header(payload) :]
             record["packets"] += 1
-            record["bytes"] += packet.size
-            digests[packet.stream_index].update(bytes(packet))
+            record["bytes"] += len(payload)
+            digests[packet.stream_index].update(payload)
             if packet.pts is not None:
                 at = round(float(packet.pts * packet.time_base), 6)
                 record["start_s"] = at if record["start_s"] is None else record["start_s"]
                 record["end_s"] = at
         return [{**found[i], "xxh3_128": digests[i].hexdigest()} for i in found]
+
+
+def _adts_header(payload: bytes) -> int:
+    """Length of the ADTS header, 0 where there is none: AAC's own packets don't begin with its sync word."""
+    if len(payload) < 7 or payload[0] != 0xFF or payload[1] & 0xF6 != 0xF0:
+        return 0
+    return 7 if payload[1] & 1 else 9  # with a checksum

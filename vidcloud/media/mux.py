@@ -240,9 +240,12 @@ class _Mux:
         expected = first.first
         for part in chain([first], self._parts):
             if part.first != expected or part.time_base != first.time_base or part.codec != first.codec:
-                raise MediaError(f"{part.path} does not follow the part before it")
+                raise MediaError(f"{part.path} does not follow the part before it: start the job anew")
             if part.parameters != first.parameters:
-                raise MediaError(f"{part.path} was encoded with other parameters than the first part")
+                raise MediaError(
+                    f"{part.path} was encoded with other parameters than the first part: start the job anew,"
+                    " with the same vidcloud and PyAV on all nodes, or with --plane frames"
+                )
             expected += part.frames
             times = [t * fine for t in part.pts]
             if part is first and fine > 1:

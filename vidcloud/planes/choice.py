@@ -1,7 +1,7 @@
 """Which plane a job takes, and why: what the encoder allows, then what a short measurement predicts."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,10 +17,13 @@ from vidcloud.planes.prediction import Machine, Prediction, predict
 
 _SHORT = 300
 """Frames of a video that is not worth measuring."""
-_JOIN = ("h264", "hevc", "av1", "vp9", "ffv1", "prores")
-"""Codecs whose parts are known to join."""
-_RATES = ("b", "bitrate", "ab", "maxrate", "minrate", "bufsize", "rc_init_occupancy", "pass", "target-bitrate", "tbr")
-_RATE_PARAMS = ("bitrate", "vbv-maxrate", "vbv-bufsize", "vbv-init", "pass", "tbr", "rc")
+_JOIN = (
+    "h264", "hevc", "av1", "vp9", "vp8", "mpeg4", "mpeg2video", "mpeg1video", "ffv1", "prores", "dnxhd", "cfhd",
+    "jpeg2000", "mjpeg", "png", "utvideo", "ffvhuff", "huffyuv", "magicyuv", "rawvideo",
+)  # fmt: skip
+"""Codecs whose parts are known to join: each has a test (``test_encoders_join``)."""
+_RATES = ("b", "bitrate", "ab", "maxrate", "minrate", "bufsize", "rc_init_occupancy", "target-bitrate", "tbr")
+_RATE_PARAMS = ("bitrate", "vbv-maxrate", "vbv-bufsize", "vbv-init", "tbr", "rc")
 _PRIVATE_PARAMS = ("x264-params", "x264opts", "x265-params", "svtav1-params")
 _BETTER = 0.95
 """Of the other plane's time before segments are taken: near a tie the output of one encoder is smaller."""
@@ -53,14 +56,27 @@ def one_encoder(settings: EncodeSettings) -> str:
     for name in _RATES:
         if str(options.get(name, "0")) not in ("", "0"):
             return f"-e {name}={options[name]} spreads bits over the whole video"
-    if any(flag in options.get("flags", "") for flag in ("pass1", "pass2")):
-        return f"-e flags={options['flags']} asks for two passes"
-    for name in _PRIVATE_PARAMS:
-        for param in options.get(name, "").split(":"):
-            key, _, value = param.partition("=")
-            if key in _RATE_PARAMS and value not in ("", "0"):
-                return f"{param} in {name} spreads bits over the whole video"
+    for name, key, value in _private(settings):
+        if key in _RATE_PARAMS and value not in ("", "0"):
+            return f"{key}={value} in {name} spreads bits over the whole video"
     return ""
+
+
+def _private(settings: EncodeSettings) -> Iterator[tuple[str, str, str]]:
+    """What stands in options that hold options: name of the option, key, value."""
+    for name in _PRIVATE_PARAMS:
+        for param in settings.options.get(name, "").split(":"):
+            key, _, value = param.partition("=")
+            yield name, key, value
+
+
+def _passes(settings: EncodeSettings) -> str:
+    """The option that asks for one of several passes, or ""."""
+    flags = settings.options.get("flags", "")
+    if "pass1" in flags or "pass2" in flags:
+        return f"-e flags={flags}"
+    asked = (f"{k}={v} in {name}" for name, k, v in _private(settings) if k == "pass" and v not in ("", "0"))
+    return next(asked, "")
 
 
 def must_be_frames(settings: EncodeSettings, on_damage: str, frames: int = 0) -> str:
@@ -71,14 +87,18 @@ def must_be_frames(settings: EncodeSettings, on_damage: str, frames: int = 0) ->
         on_damage: what to do about damage.
         frames: of the video, 0 where unknown.
     """
-    codec = str(encoder_codec(settings.codec).canonical_name)
+    codec = _codec(settings)
     if why := one_encoder(settings):
         return why
     if on_damage == "conceal":
         return "damage is to be concealed"
     if codec not in _JOIN:
-        return f"parts of {codec} may not join"
+        return f"parts of {codec} are not known to join"
     return f"short: under {_SHORT} frames one encoder makes the smaller file" if 0 < frames < _SHORT else ""
+
+
+def _codec(settings: EncodeSettings) -> str:
+    return str(encoder_codec(settings.codec).canonical_name)
 
 
 def better(frames: Prediction, segments: Prediction) -> Prediction:
@@ -87,11 +107,16 @@ def better(frames: Prediction, segments: Prediction) -> Prediction:
 
 
 def check_asked(asked: str, pack: str, settings: EncodeSettings, on_damage: str) -> None:
-    """Refuse the segments plane, or inputs that stay coded, where that can't give what was asked for.
+    """Refuse two passes, and the segments plane, or inputs that stay coded, where that can't give what was asked for.
 
     Raises:
         UsageError: tells what to do.
     """
+    if why := _passes(settings):
+        raise UsageError(
+            f"{why}: a job encodes once, as its frames come: give a rate alone (-e b=4M), or make a lossless output"
+            " (--codec ffv1) and encode that in two passes"
+        )
     if pack == "coded" and on_damage == "conceal":
         raise UsageError("--pack coded can't conceal damage, for it finds frames by timestamp: use --pack auto")
     if asked != "segments":
@@ -100,6 +125,8 @@ def check_asked(asked: str, pack: str, settings: EncodeSettings, on_damage: str)
         raise UsageError(f"--plane segments: {why}, and each segment has an encoder of its own: use --plane frames")
     if on_damage == "conceal":
         raise UsageError("--plane segments can't conceal damage, for it finds frames by timestamp: use --plane frames")
+    if (codec := _codec(settings)) not in _JOIN:
+        raise UsageError(f"--plane segments: parts of {codec} are not known to join: use --plane frames")
 
 
 def choose(spec: JobSpec, job: JobDirectory, source: Path, info: VideoInfo) -> Choice:

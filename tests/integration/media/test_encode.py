@@ -204,9 +204,9 @@ def test_parts_of_other_settings_do_not_join(long_video, tmp_path, samples):
     two.mkdir()
     first = list(encode_frames(long_video, LOSSLESS["libx264"], one, min_frames=20))
     second = list(encode_frames(long_video, EncodeSettings(preset="medium"), two, first[0].frames, min_frames=20))
-    with pytest.raises(MediaError, match="other parameters"):
+    with pytest.raises(MediaError, match=r"other parameters.*--plane frames"):
         mux([first[0], *second], long_video.path, long_video.info, tmp_path / "o.mkv")
-    with pytest.raises(MediaError, match="does not follow"):
+    with pytest.raises(MediaError, match=r"does not follow.*start the job anew"):
         mux([first[0], first[2]], long_video.path, long_video.info, tmp_path / "o.mkv")
 
 
