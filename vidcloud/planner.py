@@ -1,13 +1,17 @@
 """What a job would take with so many nodes, from a measurement of a few of its frames on this machine."""
 
+import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from vidcloud import job as jobs
 from vidcloud import plugins, storage
+from vidcloud.clouds.prices import dollars_an_hour, vcpus
+from vidcloud.clouds.settings import read_metal, read_settings
+from vidcloud.clouds.ssh import Options
 from vidcloud.errors import MediaError, ShareError, UsageError
 from vidcloud.media.encode import check_settings
 from vidcloud.media.index import build_index
@@ -23,6 +27,75 @@ _LIMIT_S = 6.0
 
 
 @dataclass(frozen=True)
+class Machines:
+    """What a cloud has nodes run on; by its settings alone, nobody is asked.
+
+    Attributes:
+        machine: one that takes processors.
+        told: in words.
+        prices: US dollars an hour of the collector's machine and of a processor's; None: unknown.
+        room: how many processors there can be; 0: any number.
+    """
+
+    machine: Machine
+    told: str
+    prices: tuple[float, float] | None = None
+    room: int = 0
+
+    def cost(self, row: Prediction) -> float | None:
+        """US dollars of a job."""
+        if self.prices is None:
+            return None
+        collector, processor = self.prices
+        return (collector + processor * (0 if self.machine.shared else row.nodes)) * row.seconds / 3600
+
+
+def machines_of(
+    cloud: str,
+    options: Mapping[str, str],
+    cores: int | None = None,
+    share: float | None = None,
+    price: float | None = None,
+) -> Machines:
+    """The machines of a cloud.
+
+    Args:
+        cloud: of ``--cloud``; ``machines`` are any.
+        options: of ``-o``, over those of ``vidcloud.toml``.
+        cores: of a machine; None: as its type has them where that is known, else as this one.
+        share: bytes a second of the share; None: as measured here.
+        price: US dollars an hour of a machine; None: as is known.
+
+    Raises:
+        UsageError: an option that the cloud does not know, or one of a wrong kind.
+    """
+    prices = None if price is None else (price, price)
+    here = os.cpu_count() or 1
+    if cloud == "ec2":
+        settings = read_settings("ec2", options)
+        kind = settings.processor_types[0]
+        known = dollars_an_hour(settings.collector_type), dollars_an_hour(kind)
+        if prices is None and known[0] is not None and known[1] is not None:
+            prices = known[0], known[1]
+        cores = cores or vcpus(kind)
+        told = f"{kind}, {cores} cores each" if cores else f"{kind}, taken to be like this machine, {here} cores each"
+        told += f", collector {settings.collector_type}" + (", spot taken at the price on demand" * settings.spot)
+        return Machines(Machine(cores or here, shared=False, share=share), told, prices)
+    if cloud == "ssh":
+        ssh = Options.parse(options)
+        cores = max(1, (cores or here) // ssh.slots)
+        told = f"{len(ssh.hosts)} hosts, {ssh.slots} nodes each, {cores} cores a node"
+        return Machines(Machine(cores, shared=False, share=share), told, prices, ssh.slots * len(ssh.hosts))
+    if cloud == "metal":
+        read_metal(options)
+    elif options:
+        raise UsageError(f"-o {next(iter(options))}: --cloud {cloud} has no options")
+    shared = cloud == "local"
+    told = "on this machine" if shared else f"of {cores or here} cores each"
+    return Machines(Machine(cores or here, shared, share), told, prices)
+
+
+@dataclass(frozen=True)
 class Plan:
     """Predictions of one job.
 
@@ -31,7 +104,7 @@ class Plan:
         frames: of the input; exact where its packets tell.
         keyframes: how many of them.
         costs: of a frame on one core.
-        machine: where nodes would run.
+        machines: where nodes would run.
         rows: one a number of nodes, on the plane that ``--plane auto`` would take.
         others: the same on the other plane; empty where there is no choice.
         why: what rules the segments plane out, or "".
@@ -41,7 +114,7 @@ class Plan:
     frames: int
     keyframes: int
     costs: Costs
-    machine: Machine
+    machines: Machines
     rows: tuple[Prediction, ...]
     others: tuple[Prediction, ...]
     why: str
@@ -56,25 +129,29 @@ class Plan:
             "frames": self.frames,
             "keyframes": self.keyframes,
             "costs": asdict(self.costs),
-            "machine": asdict(self.machine),
+            "machine": asdict(self.machines.machine),
             "why": self.why,
-            "rows": [asdict(r) | {"speed_up": round(self.speed_up(r), 2)} for r in self.rows],
+            "rows": [
+                asdict(r) | {"speed_up": round(self.speed_up(r), 2), "cost": self.machines.cost(r)} for r in self.rows
+            ],
             "others": [asdict(r) for r in self.others],
         }
 
 
-def plan(request: Request, nodes: Sequence[int], machine: Machine) -> Plan:
+def plan(request: Request, nodes: Sequence[int], machines: Machines) -> Plan:
     """Measure a few frames and predict the job.
 
     Args:
         request: as for a run; its number of nodes is not used.
         nodes: numbers of processors, each at least 1.
-        machine: where they would run.
+        machines: where they would run.
 
     Raises:
         UsageError: something is asked for that can't be done, or the input is not on this machine.
         InputError: the input is not a video.
     """
+    if machines.room and max(nodes) > machines.room:
+        raise UsageError(f"--nodes {max(nodes)}: {machines.told}: name more hosts, or give more -o slots=…")
     path = storage.local_path(storage.normalise(request.input))
     if path is None:
         raise UsageError(f"{request.input}: a plan measures the input here: fetch it first")
@@ -101,8 +178,8 @@ def plan(request: Request, nodes: Sequence[int], machine: Machine) -> Plan:
     cutter = Cutter(frames, keys, chunk=request.chunk, chunks=request.segment_chunks, preroll=preroll)
     rows, others = [], []
     for n in nodes:
-        both = [predict(p, costs, cutter, frames, n, machine) for p in ("frames", "segments")]
+        both = [predict(p, costs, cutter, frames, n, machines.machine) for p in ("frames", "segments")]
         best = both[0] if why else better(*both)
         rows.append(best)
         others += [] if why else [p for p in both if p is not best]
-    return Plan(info, frames, len(keys), costs, machine, tuple(rows), tuple(others), why)
+    return Plan(info, frames, len(keys), costs, machines, tuple(rows), tuple(others), why)

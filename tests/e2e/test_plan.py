@@ -57,6 +57,41 @@ def test_a_plan_says_what_rules_segments_out(user, long):
     assert "plane frames: -e b=100k spreads bits over the whole video" in made.out
 
 
+NOBODY = {
+    "AWS_ACCESS_KEY_ID": "",
+    "AWS_SECRET_ACCESS_KEY": "",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "EC2_URL": "http://127.0.0.1:1",
+}
+
+
+def test_a_plan_for_ec2_knows_cores_and_prices_and_asks_nobody(user, long):
+    (user.folder / "vidcloud.toml").write_text('[ec2]\nprocessor_types = ["c6i.4xlarge"]\nimage = "ami-1"\n')
+    args = ("plan", long, "--filter", "invert", "--nodes", "1,10", "--cloud", "ec2")
+    made = user(*args, env=NOBODY)
+    assert made.code == 0, made.err
+    assert "nodes c6i.4xlarge, 16 cores each, collector c6i.xlarge:" in made.out
+    assert made.out.splitlines()[3].split()[-1] == "cost"
+    told = user(*args, "-o", "collector_type=c6i.large", "--json", env=NOBODY).json
+    assert told["machine"] == {"cores": 16, "shared": False, "share": None}
+    for row in told["rows"]:
+        hourly = 0.085 + row["nodes"] * 0.68
+        assert row["cost"] == pytest.approx(hourly * row["seconds"] / 3600)
+    unknown = user(*args, "-o", "processor_types=x9.huge", "--cores", 3, env=NOBODY)
+    assert "nodes x9.huge, 3 cores each, collector c6i.xlarge:" in unknown.out
+    assert unknown.out.splitlines()[3].split()[-1] == "bottleneck", "nobody knows the price"
+
+
+def test_a_plan_for_hosts_and_for_bare_metal(user, long):
+    args = ("plan", long, "--filter", "invert", "--cores", 8)
+    made = user(*args, "--cloud", "ssh", "-o", "hosts=a,b", "-o", "slots=2", "--nodes", "1,4")
+    assert made.code == 0, made.err
+    assert "nodes 2 hosts, 2 nodes each, 4 cores a node:" in made.out
+    metal = user(*args, "--cloud", "metal", "-o", "profile=node", "--nodes", "1,4", "--price", 1)
+    assert metal.code == 0, metal.err
+    assert "nodes of 8 cores each:" in metal.out
+
+
 @pytest.mark.parametrize(
     ("args", "told"),
     [
@@ -66,6 +101,14 @@ def test_a_plan_says_what_rules_segments_out(user, long):
         (["LONG", "--filter", "invert", "--nodes", "a"], "--nodes a: must be numbers from 1 on"),
         (["LONG", "--filter", "invert", "--cores", "0"], "--cores"),
         (["LONG", "--filter", "invert", "--codec", "nope"], "no encoder is called nope"),
+        (["LONG", "--filter", "invert", "-o", "hosts=a"], "-o hosts: --cloud local has no options"),
+        (["LONG", "--filter", "invert", "--cloud", "ec2", "-o", "colour=red"], "no setting 'colour'"),
+        (["LONG", "--filter", "invert", "--cloud", "ssh"], "needs hosts"),
+        (
+            ["LONG", "--filter", "invert", "--cloud", "ssh", "-o", "hosts=a,b", "--nodes", "2,3"],
+            "--nodes 3: 2 hosts, 1 nodes each",
+        ),
+        (["LONG", "--filter", "invert", "-e", "flags=+pass1"], "a job encodes once"),
         (["http://127.0.0.1:1/x.mp4", "--filter", "invert"], "fetch it first"),
     ],
 )

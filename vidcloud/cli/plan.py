@@ -1,7 +1,6 @@
 """``vidcloud plan``."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,16 @@ from vidcloud.errors import UsageError
 @click.option("--segment-chunks", default=12, show_default=True, metavar="CHUNKS", type=click.IntRange(1),
               help="Chunks a processor takes at once on the segments plane.")  # fmt: skip
 @encoder_options
-@click.option("--cloud", type=click.Choice(["local", "machines"]), default="local", show_default=True,
-              help="All nodes on this machine, or each on one of its own that is as fast as this one.")  # fmt: skip
-@click.option("--cores", type=click.IntRange(1), metavar="K", help="Cores of a machine.  [default: as this one]")
+@click.option("--cloud", type=click.Choice(["local", "machines", "ssh", "ec2", "metal"]), default="local",
+              show_default=True, help="All nodes on this machine, or each on one with cores as fast as here; "
+              "nobody is asked.")  # fmt: skip
+@click.option("-o", "pairs", multiple=True, metavar="KEY=VALUE", help="Option of the cloud, over vidcloud.toml's.")
+@click.option("--cores", type=click.IntRange(1), metavar="K",
+              help="Cores of a machine.  [default: those of its type where that is known, else as here]")  # fmt: skip
 @click.option("--share-speed", type=click.FloatRange(min=0, min_open=True), metavar="MB/S",
               help="What the share carries in all.  [default: as measured on --share]")  # fmt: skip
-@click.option("--price", type=click.FloatRange(min=0), metavar="PER-HOUR", help="Price of a machine, for the cost.")
+@click.option("--price", type=click.FloatRange(min=0), metavar="PER-HOUR",
+              help="Price of a machine, for the cost.  [default: of EC2's usual types, on demand]")  # fmt: skip
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.png",
               help="Draw it (needs vidcloud[plot]).")  # fmt: skip
 @share_option
@@ -38,6 +41,7 @@ def plan(
     nodes: str,
     encoder: tuple[str, ...],
     cloud: str,
+    pairs: tuple[str, ...],
     cores: int | None,
     share_speed: float | None,
     price: float | None,
@@ -46,19 +50,20 @@ def plan(
     **options: Any,
 ) -> None:
     """Tell how long INPUT would take with how many nodes, from a few frames measured here."""
-    from vidcloud.planes.prediction import Machine
+    from vidcloud.planner import machines_of
     from vidcloud.planner import plan as make_plan
     from vidcloud.request import Request
 
     if plot:
         _pyplot()
-    machine = Machine(cores or os.cpu_count() or 1, cloud == "local", share_speed * 1e6 if share_speed else None)
+    speed = share_speed * 1e6 if share_speed else None
+    machines = machines_of(cloud, key_values(pairs, "-o"), cores, speed, price)
     request = Request(input=input, filters=filters, options=key_values(encoder, "-e"), **options)
-    made = make_plan(request, _numbers(nodes), machine)
+    made = make_plan(request, _numbers(nodes), machines)
     if as_json:
         click.echo(json.dumps(made.to_json()))
     else:
-        _show(made, price)
+        _show(made)
     if plot:
         _draw(made, plot)
 
@@ -73,7 +78,7 @@ def _numbers(text: str) -> list[int]:
     return found
 
 
-def _show(made: Any, price: float | None) -> None:
+def _show(made: Any) -> None:
     info, costs = made.info, made.costs
     rate = f", {float(info.average_rate):g} fps" if info.average_rate else ""
     keys = f", {made.keyframes} keyframes" if made.keyframes else ""
@@ -81,17 +86,16 @@ def _show(made: Any, price: float | None) -> None:
     click.echo(f"{costs} ({costs.frames} frames measured on one core in {costs.seconds:.1f} s)")
     if made.why:
         click.echo(f"plane frames: {made.why}")
-    where = "on this machine" if made.machine.shared else f"of {made.machine.cores} cores each"
     head = ["nodes", "plane", "fps", "time", "speed-up", "share traffic", "bottleneck"]
-    head += ["cost"] if price is not None else []
+    priced = made.machines.prices is not None
+    head += ["cost"] if priced else []
     rows = []
     for row in made.rows:
         cells = [str(row.nodes), row.plane, f"{row.fps:.1f}", _time(row.seconds), f"{made.speed_up(row):.1f}"]
         cells += [f"{row.traffic / row.seconds / 1e6:.1f} MB/s", row.bottleneck]
-        machines = 1 if made.machine.shared else row.nodes + 1
-        rows.append(cells + ([f"{price * machines * row.seconds / 3600:.2f}"] if price is not None else []))
+        rows.append(cells + ([f"{made.machines.cost(row):.2f}"] if priced else []))
     widths = [max(len(r[i]) for r in [head, *rows]) for i in range(len(head))]
-    click.echo(f"nodes {where}:")
+    click.echo(f"nodes {made.machines.told}:")
     left = (head.index("plane"), head.index("bottleneck"))
     for cells in [head, *rows]:
         padded = (c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True)))

@@ -29,7 +29,13 @@ def dollars_an_hour(kind: str) -> float | None:
     Returns:
         US dollars an hour on demand in us-east-1, without disk and traffic; None for a type that is not in the table.
     """
+    price, cores = _US_EAST_1.get(kind.partition(".")[0]), vcpus(kind)
+    return price * cores if price and cores else None
+
+
+def vcpus(kind: str) -> int | None:
+    """How many vCPUs an instance type of a family in the table has; None for others."""
     family, _, size = kind.partition(".")
-    vcpus = _VCPUS.get(size) or (4 * int(size[:-6]) if size.endswith("xlarge") and size[:-6].isdecimal() else 0)
-    price = _US_EAST_1.get(family)
-    return price * vcpus if price and vcpus else None
+    if family not in _US_EAST_1:
+        return None
+    return _VCPUS.get(size) or (4 * int(size[:-6]) if size.endswith("xlarge") and size[:-6].isdecimal() else None)
