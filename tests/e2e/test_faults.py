@@ -19,14 +19,23 @@ def clip(samples):
     return samples("long-gop.mkv")
 
 
+both = pytest.mark.parametrize("plane", ["frames", "segments"], indirect=True)
+
+
 @pytest.fixture
-def start(user, gates, clip):
+def plane(request):
+    """How to ask for it; units are alike on both, one chunk."""
+    return ("--plane", getattr(request, "param", "frames"), "--segment-chunks", 1)
+
+
+@pytest.fixture
+def start(user, gates, clip, plane):
     """Start a job of 60 frames in units of 3, which holds frames from ``hold`` on, and frame ``last``; see `Gates`."""
 
     def begin(*args, nodes=3, hold=6, last=59, seconds=0.0, lease=10):
         return user.start(
             "run", clip, "--filter", f"{gates.filter}:hold={hold},last={last},seconds={seconds}", "--chunk", 3,
-            "--nodes", nodes, "--codec", "ffv1", "-o", "out.mkv", "--job-id", "j", "--lease", lease, "--json", *args,
+            "--nodes", nodes, "--codec", "ffv1", "-o", "out.mkv", "--job-id", "j", "--lease", lease, "--json", *plane, *args,
         )  # fmt: skip
 
     return begin
@@ -62,7 +71,9 @@ def ended(gates):
     return wait
 
 
-@pytest.mark.parametrize("pack", ["auto", "coded"])
+@pytest.mark.parametrize(
+    ("plane", "pack"), [("frames", "auto"), ("frames", "coded"), ("segments", "auto")], indirect=["plane"]
+)
 def test_killed_processors(user, start, gates, ended, as_ever, pack):
     """kill -9 of processors at random, several times; regression: with the prototype one death hung the job."""
     child = start("--pack", pack, hold=1000, seconds=0.05, lease=3)
@@ -75,6 +86,7 @@ def test_killed_processors(user, start, gates, ended, as_ever, pack):
     as_ever()
 
 
+@both
 def test_the_only_processor_is_killed(user, start, gates, ended, as_ever):
     child = start(nodes=1, lease=3)
     [pid] = gates.held(1)
@@ -85,6 +97,7 @@ def test_the_only_processor_is_killed(user, start, gates, ended, as_ever):
     as_ever()
 
 
+@both
 def test_a_stopped_processor_that_wakes_after_takeover(user, start, gates, ended, as_ever):
     """Promise 3."""
     child = start(nodes=2, lease=3)
@@ -98,6 +111,7 @@ def test_a_stopped_processor_that_wakes_after_takeover(user, start, gates, ended
     as_ever()
 
 
+@both
 def test_scaling_up_and_down(user, start, gates, ended, as_ever):
     child = start(nodes=1, lease=60)
     gates.held(1)
@@ -112,6 +126,7 @@ def test_scaling_up_and_down(user, start, gates, ended, as_ever):
     as_ever()
 
 
+@both
 def test_a_killed_collector_is_followed_by_another(user, start, gates, ended, as_ever):
     child = start()
     now = user.when("j", lambda s: s["frames"]["encoded"] >= 6)
@@ -130,7 +145,9 @@ def kill_all(user, child, nodes):
     user.when_no_processes()
 
 
-@pytest.mark.parametrize("pack", ["auto", "coded"])
+@pytest.mark.parametrize(
+    ("plane", "pack"), [("frames", "auto"), ("frames", "coded"), ("segments", "auto")], indirect=["plane"]
+)
 def test_all_is_killed_and_the_job_resumed(user, start, gates, as_ever, pack):
     """Nothing that is done is filtered again: the results on the share are taken as they are."""
     # What is done waits for the first frame, so that it still lies there.
@@ -167,6 +184,7 @@ def test_packed_chunks_outlive_a_zombie_and_a_crash(user, start, gates, as_ever)
     as_ever()
 
 
+@both
 def test_a_second_collector_leaves_a_running_job_alone(user, start, gates, ended, as_ever):
     """It is refused, and must not write down that the job failed."""
     child = start(lease=3)
@@ -237,6 +255,7 @@ def test_cancel(user, start, gates):
     assert (again.code, again.err) == (2, "vidcloud: job j is cancelled already\n")
 
 
+@both
 def test_a_processor_without_a_collector_ends_itself(user, start, gates):
     """The dead-man time: nobody is there to start or end it."""
     child = start("--dead-man", 5)
@@ -251,7 +270,8 @@ def test_a_processor_without_a_collector_ends_itself(user, start, gates):
     assert "dead_man" in user("logs", "j").out
 
 
-def test_a_failing_filter_fails_the_job_with_a_clear_line(user, clip):
+@both
+def test_a_failing_filter_fails_the_job_with_a_clear_line(user, clip, plane):
     (user.folder / "bad.py").write_text(
         "from vidcloud.filter import YUV, frame_filter\n"
         "@frame_filter(formats=YUV)\n"
@@ -260,7 +280,7 @@ def test_a_failing_filter_fails_the_job_with_a_clear_line(user, clip):
         "        raise RuntimeError('no good')\n"
         "    return frame\n"
     )
-    failed = user("run", clip, "--filter", "./bad.py", "--nodes", 2, "-o", "out.mkv", "--job-id", "j")
+    failed = user("run", clip, "--filter", "./bad.py", "--nodes", 2, "-o", "out.mkv", "--job-id", "j", *plane)
     assert failed.code == 1
     last = failed.err.strip().splitlines()[-1]
     assert "filter ./bad.py failed on frame 23 (at 0.920 s): RuntimeError: no good" in last
@@ -271,7 +291,8 @@ def test_a_failing_filter_fails_the_job_with_a_clear_line(user, clip):
     assert user.processes() == []
 
 
-def test_on_error_keep_keeps_the_unfiltered_frame(user, clip):
+@both
+def test_on_error_keep_keeps_the_unfiltered_frame(user, clip, plane):
     (user.folder / "bad.py").write_text(
         "from vidcloud.filter import YUV, frame_filter\n"
         "@frame_filter(formats=YUV)\n"
@@ -284,7 +305,7 @@ def test_on_error_keep_keeps_the_unfiltered_frame(user, clip):
     from users import frames_of
 
     told = user.run(
-        clip, "--filter", "./bad.py", "--nodes", 2, "-o", "out.mkv", "--codec", "ffv1", "--on-error", "keep"
+        clip, "--filter", "./bad.py", "--nodes", 2, "-o", "out.mkv", "--codec", "ffv1", "--on-error", "keep", *plane
     )
     assert any("frame 23" in line and "no good" in line for line in told["report"])
     (got, _), (source, _) = frames_of(user.folder / "out.mkv"), frames_of(clip)
@@ -292,7 +313,8 @@ def test_on_error_keep_keeps_the_unfiltered_frame(user, clip):
     assert np.array_equal(got[24], 255 - source[24])
 
 
-def test_a_filter_that_kills_its_process_ends_the_job(user, clip):
+@both
+def test_a_filter_that_kills_its_process_ends_the_job(user, clip, plane):
     """Promise 4: a segfault is no exception; it must not go on for ever."""
     (user.folder / "crash.py").write_text(
         "import os, signal\n"
@@ -303,13 +325,14 @@ def test_a_filter_that_kills_its_process_ends_the_job(user, clip):
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return frame\n"
     )
-    failed = user("run", clip, "--filter", "./crash.py", "--nodes", 2, "-o", "out.mkv")
+    failed = user("run", clip, "--filter", "./crash.py", "--nodes", 2, "-o", "out.mkv", *plane)
     assert failed.code == 1
     assert "unit 1 was lost 4 times" in failed.err
     assert user.processes() == []
 
 
-def test_a_filter_that_never_returns_ends_the_job(user, clip):
+@both
+def test_a_filter_that_never_returns_ends_the_job(user, clip, plane):
     (user.folder / "stuck.py").write_text(
         "import time\n"
         "from vidcloud.filter import YUV, frame_filter\n"
@@ -318,7 +341,7 @@ def test_a_filter_that_never_returns_ends_the_job(user, clip):
         "    time.sleep(3600 if at.frame == 23 else 0)\n"
         "    return frame\n"
     )
-    failed = user("run", clip, "--filter", "./stuck.py", "--nodes", 5, "-o", "out.mkv", "--frame-timeout", 1)
+    failed = user("run", clip, "--filter", "./stuck.py", "--nodes", 5, "-o", "out.mkv", "--frame-timeout", 1, *plane)
     assert failed.code == 1
     assert "no progress for 1 s" in failed.err
     assert user.processes() == []
