@@ -18,7 +18,7 @@ from vidcloud.planes.prediction import Machine, Prediction, predict
 _SHORT = 300
 """Frames of a video that is not worth measuring."""
 _JOIN = (
-    "h264", "hevc", "av1", "vp9", "vp8", "mpeg4", "mpeg2video", "mpeg1video", "ffv1", "prores", "dnxhd", "cfhd",
+    "h264", "hevc", "av1", "vp9", "mpeg4", "mpeg2video", "mpeg1video", "ffv1", "prores", "dnxhd", "cfhd",
     "jpeg2000", "mjpeg", "png", "utvideo", "ffvhuff", "huffyuv", "magicyuv", "rawvideo",
 )  # fmt: skip
 """Codecs whose parts are known to join: each has a test (``test_encoders_join``)."""
