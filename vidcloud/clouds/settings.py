@@ -89,11 +89,14 @@ class HomeSettings:
         os.environ.update(self.environment())
 
     def pairs(self) -> dict[str, str]:
-        """What differs from the defaults, as ``-o`` takes it; no secrets."""
+        """All that counts, as ``-o`` takes it; no secrets.
+
+        Also what is as by default: a file or the environment, which are read again, must not tell otherwise.
+        """
         told = {}
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
-            if f.repr and value != f.default:
+            if f.repr:
                 text = ",".join(value) if isinstance(value, tuple) else str(value)
                 told[f.name] = {"True": "yes", "False": "no"}.get(text, text)
         return told

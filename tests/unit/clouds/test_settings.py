@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from vidcloud.clouds.base import _settings, check_options
 from vidcloud.clouds.settings import read_eucarc, read_metal, read_settings
 from vidcloud.errors import UsageError
 
@@ -84,6 +85,33 @@ def test_what_counts_can_be_written_down_and_read_again(eucarc):
     told = read({"eucarc": str(eucarc), "image": "ami-1", "encrypted": "yes", "subnets": "a, b", "price_cap": "2.5"})
     again = read({**told.pairs(), "eucarc": str(eucarc)})
     assert again == told
+
+
+@pytest.mark.parametrize(
+    ("cloud", "written", "given"),
+    [
+        ("ec2", "spot = true", "spot=no"),
+        ("ec2", "bare = true", "bare=no"),
+        ("ec2", 'imdsv2 = "optional"', "imdsv2=required"),
+        ("ec2", "price_cap = 3.5", "price_cap=0"),
+        ("ec2", "encrypt = true", "encrypt=no"),
+        ("ec2", 'collector_type = "m5.large"', "collector_type=c6i.xlarge"),
+        ("ec2", 'subnets = ["subnet-1"]', "subnets="),
+        ("ec2", 'endpoint_url = "http://elsewhere"', "endpoint_url="),
+        ("metal", "wipe = true", "wipe=no"),
+        ("metal", 'groups = ["a"]', "groups="),
+    ],
+)
+def test_the_launch_does_what_the_command_said_not_the_file(tmp_path, monkeypatch, cloud, written, given):
+    """Regression: an option that was as by default was not written down, and the file, read again, undid it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.environ", {"HOME": str(tmp_path)})
+    (tmp_path / "vidcloud.toml").write_text(f"[{cloud}]\nbucket = 's3://b/x'\n{written}\n")
+    name, _, value = given.partition("=")
+    checked = _settings(cloud, {name: value})
+    again = _settings(cloud, check_options(cloud, {name: value}))
+    assert again == checked
+    assert getattr(again, name) != getattr(_settings(cloud, {}), name), "the file tells otherwise"
 
 
 @pytest.mark.parametrize(
