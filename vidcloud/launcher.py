@@ -87,9 +87,15 @@ class Launcher:
         try:
             self._run("collector", 1)
             self._run("processor", nodes)
-        except BaseException:
-            self.terminate()
-            self._forget()
+        except BaseException as e:
+            try:
+                self.terminate()
+            except CloudError as after:
+                left = ", ".join(after.left_running) or "what was started"
+                told = f"{e or type(e).__name__}; {left} may still run ({after}): `vidcloud reap` ends it"
+                raise CloudError(told, after.left_running) from e
+            finally:
+                self._forget()
             raise
 
     def _want(self, nodes: int) -> None:
@@ -158,12 +164,13 @@ class Launcher:
         Raises:
             JobFailedError: it failed, or nodes die as fast as they start.
             JobCancelledError: it was cancelled.
+            CloudError: the cloud has been out of reach for minutes, or has refused all that time what the job needs.
+            StorageError: the job's records have been.
         """
         away_since: float | None = None
         while True:
             try:
-                instances = self._cloud.describe_instances()
-                status = snapshot(self._job, instances)
+                status = self._step(show)
             except (CloudError, StorageError) as e:
                 # The job goes on without this network; only looking after it stops meanwhile.
                 away_since = away_since or time.monotonic()
@@ -172,15 +179,28 @@ class Launcher:
                 _event("out_of_reach", level=logging.WARNING, why=str(e))
                 time.sleep(max(1.0, self._site.poll_s))
                 continue
-            away_since = None
-            show(status)
             if status.ended:
                 return self._end(status)
-            self._end_unheard([i for i in instances if i.alive])
-            if not any(i.role == "collector" and i.alive for i in instances):
-                self._replace_collector()
-            self._replace_processors()
+            away_since = None
             time.sleep(self._site.poll_s)
+
+    def _step(self, show: Callable[[Status], None]) -> Status:
+        """Look at the job, and see to its nodes; at its end see that they go."""
+        instances = self._cloud.describe_instances()
+        status = snapshot(self._job, instances)
+        show(status)
+        if status.ended:
+            self._send_home(status)
+            return status
+        self._end_unheard([i for i in instances if i.alive])
+        collectors = [i.id for i in instances if i.role == "collector" and i.alive]
+        if not collectors:
+            self._replace_collector()
+        elif len(collectors) > 1 and not self._site.share_outlives:
+            # A cloud without tokens may start a node twice. The last is who `HomeSite` sends processors to.
+            self._cloud.terminate_instances(collectors[:-1])
+        self._replace_processors()
+        return status
 
     def attach(self, show: Callable[[Status], None] = lambda _status: None) -> dict[str, Any]:
         """Watch only; at the end see to what a launcher does that may be no more: deliver and sweep.
@@ -220,19 +240,18 @@ class Launcher:
     def _replace_collector(self) -> None:
         if self._job.result() is not None:
             return
-        self._collectors += 1
-        if self._collectors > _COLLECTOR_RESTARTS:
+        if self._collectors >= _COLLECTOR_RESTARTS:
             words = self._last_words("collector")
             self.terminate()
             raise JobFailedError(
-                f"the collector ended {self._collectors} times without a result, the last with: {words}"
+                f"the collector ended {self._collectors + 1} times without a result, the last with: {words}"
             )
         if not self._site.share_outlives:
             self.terminate()  # what processors have mounted is gone
-            self._run("collector", 1)
-            self._run("processor", self._job.nodes())
-            return
         self._run("collector", 1)
+        self._collectors += 1  # not before: a cloud that can't be asked is no collector that ended
+        if not self._site.share_outlives:
+            self._run("processor", self._job.nodes())
 
     def _last_words(self, role: str) -> str:
         ended = [i for i in self._cloud.describe_instances() if i.role == role]
@@ -242,9 +261,11 @@ class Launcher:
     def _replace_processors(self) -> None:
         alive = len(self._alive("processor"))
         missing = self._job.nodes() - alive
-        if missing <= 0 or self._job.result() is not None or time.monotonic() < self._not_before:
+        if missing == 0 or self._job.result() is not None or time.monotonic() < self._not_before:
             return
-        if self._processors + missing <= _PROCESSOR_RESTARTS_A_NODE * self._job.nodes():
+        if missing < 0:
+            self._reconcile()  # some were started twice
+        elif self._processors + missing <= _PROCESSOR_RESTARTS_A_NODE * self._job.nodes():
             try:
                 self._processors += max(0, self._reconcile())
             except CloudError as e:
@@ -269,10 +290,12 @@ class Launcher:
             time.sleep(self._site.poll_s / 2)
         return not alive
 
-    def _end(self, status: Status) -> dict[str, Any]:
+    def _send_home(self, status: Status) -> None:
         if status.state == "done":
             self._until_gone()
         self.terminate()
+
+    def _end(self, status: Status) -> dict[str, Any]:
         result = self._job.result() or {}
         if status.state == "done":
             result = self._site.deliver(result)

@@ -1,5 +1,7 @@
 """A launcher whose job is far away, over a cloud that only writes down what it is asked."""
 
+import dataclasses
+import itertools
 import signal
 import threading
 from collections import namedtuple
@@ -213,6 +215,116 @@ def test_a_start_that_fails_leaves_nothing_at_home_but_its_record(begun, tmp_pat
         Launcher(begun).start(1)
     left = [p.name for p in (tmp_path / "homes/j").rglob("*") if p.is_file() and p.parent.name != "audit"]
     assert sorted(left) == ["nodes.json", "spec.json"]
+
+
+def test_a_start_that_fails_and_can_not_be_undone_tells_both_and_what_may_run(begun, tmp_path):
+    """Regression: the error of the undoing took the place of the one that counts, and the home was not swept."""
+    run = begun.cloud.run_instances
+
+    def refuse(role, user_data, count):
+        if role == "processor":
+            raise CloudError("no room for them")
+        return run(role, user_data, count)
+
+    def unknown(ids, **_):
+        raise CloudError("the API is down", tuple(ids))
+
+    begun.cloud.run_instances, begun.cloud.terminate_instances = refuse, unknown
+    with pytest.raises(
+        CloudError, match=r"no room for them; i-0 may still run \(the API is down\): `vidcloud reap`"
+    ) as e:
+        Launcher(begun).start(1)
+    assert e.value.left_running == ("i-0",)
+    assert not (tmp_path / "homes/j/bundle.tar").exists()
+
+
+def test_nodes_that_are_there_twice_are_ended(begun):
+    """As a cloud without tokens leaves them, when an answer was lost."""
+    launcher = Launcher(begun)
+    begun.prepare(lambda *_: None)
+    begun.records.write_nodes(2)
+    begun.cloud.run_instances("collector", "", 2)
+    begun.cloud.run_instances("processor", "", 3)
+    launcher._step(lambda _status: None)
+    assert [i.id for i in begun.cloud.instances if i.alive] == ["i-1", "i-2", "i-3"]
+    assert begun.cloud.drained == ["i-4"], "it may be at work"
+
+
+RESULT = {"version": 1, "state": "done", "seconds": 1.0, "takeovers": 0, "frames": 9, "report": [], "plane": "frames"}
+
+
+class Outage:
+    """A cloud's verbs, of which the n-th call fails."""
+
+    def __init__(self, cloud, at, monkeypatch):
+        self.calls = 0
+        for name in ("describe_instances", "run_instances", "terminate_instances"):
+            monkeypatch.setattr(cloud, name, self.failing(getattr(cloud, name), at), raising=False)
+
+    def failing(self, verb, at):
+        def asked(*args, **kwargs):
+            self.calls += 1
+            if self.calls == at:
+                raise CloudError("no route to the cloud")
+            return verb(*args, **kwargs)
+
+        return asked
+
+
+def test_a_supervisor_outlives_an_outage_at_each_call(begun, tmp_path, monkeypatch):
+    """Regression: only the first look of a round was let fail; any other call ended the supervisor, and the job's care."""
+    begun.prepare(lambda *_: None)
+    monkeypatch.setattr(begun, "sweep", lambda: None)
+    monkeypatch.setattr("vidcloud.launcher.time.sleep", lambda _s: None)
+    for name in ("_END_S", "_AGAIN_S"):
+        monkeypatch.setattr(f"vidcloud.launcher.{name}", 0.0)
+    at = 0
+    while True:
+        at += 1
+        for name in ("result.json", "cat.mp4"):
+            (tmp_path / "homes/j" / name).unlink(missing_ok=True)
+        (tmp_path / "cat.mp4").unlink(missing_ok=True)
+        (tmp_path / "share/jobs/j/delivered").unlink(missing_ok=True)
+        begun.cloud.instances.clear()
+        begun.records.write_nodes(2)
+        begun.cloud.run_instances("collector", "", 1)
+        begun.cloud.run_instances("processor", "", 2)
+        (tmp_path / "homes/j/output").mkdir(exist_ok=True)
+        (tmp_path / "homes/j/output/cat.mp4").write_bytes(b"a neon cat")
+        begun.cloud.terminate_instances(["i-0", "i-2"])
+        rounds = []
+
+        def show(_status, rounds=rounds):
+            rounds.append([i for i in begun.cloud.instances if i.alive])
+            if len(rounds) == 2:  # a processor was lost, too
+                lost = [i.id for i in rounds[-1] if i.role == "processor"][-1:]
+                begun.cloud.instances = [
+                    dataclasses.replace(i, state="terminated") if i.id in lost else i for i in begun.cloud.instances
+                ]
+            elif len(rounds) >= 4 and len(rounds[-1]) == 3:
+                begun.records.write_result({**RESULT, "output": begun.records.spec().output})
+
+        with monkeypatch.context() as patched:
+            outage = Outage(begun.cloud, at, patched)
+            assert Launcher(begun).supervise(show)["state"] == "done", at
+        assert (tmp_path / "cat.mp4").read_bytes() == b"a neon cat"
+        assert not [i for i in begun.cloud.instances if i.alive]
+        if outage.calls < at:
+            break
+    assert at > 12, "looks, starts, ends"
+
+
+def test_a_cloud_that_stays_away_is_given_up(begun, monkeypatch):
+    Launcher(begun).start(1)
+    now = itertools.count(0, 100)
+    monkeypatch.setattr("vidcloud.launcher.time.monotonic", lambda: float(next(now)))
+    monkeypatch.setattr("vidcloud.launcher.time.sleep", lambda _s: None)
+    monkeypatch.setattr(
+        begun.cloud, "run_instances", lambda *_: (_ for _ in ()).throw(CloudError("never")), raising=False
+    )
+    begun.cloud.terminate_instances(["i-0"])
+    with pytest.raises(CloudError, match="never"):
+        Launcher(begun).supervise()
 
 
 def test_an_upload_that_is_interrupted_leaves_no_input(begun, tmp_path):
