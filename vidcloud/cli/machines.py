@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from vidcloud.cli.options import json_option, key_values, seconds
+from vidcloud.errors import UsageError
 
 
 def _cloud(command: Any) -> Any:
@@ -39,17 +40,36 @@ def instances(cloud: str, pairs: tuple[str, ...], as_json: bool) -> None:
 @click.option("--older-than", metavar="AGE", help="Also machines of this age, whatever they do: 30d, 12h, 45m.")
 @click.option("--grace", default="15m", show_default=True, metavar="AGE",
               help="How long a job may be without a collector.")  # fmt: skip
+@click.option("--all-users", is_flag=True, help="On EC2, also machines of other owners.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @_cloud
 @json_option
-def reap(older_than: str | None, grace: str, yes: bool, cloud: str, pairs: tuple[str, ...], as_json: bool) -> None:
-    """End machines that nobody needs: past their time, without a collector, or too old."""
+def reap(
+    older_than: str | None,
+    grace: str,
+    all_users: bool,
+    yes: bool,
+    cloud: str,
+    pairs: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """End machines of yours that nobody needs: past their time, without a collector, or too old."""
     from vidcloud.clouds.base import orphans
 
     age = None if older_than is None else seconds("--older-than", older_than)
     grace_s = seconds("--grace", grace)
-    machines, opened = _account(cloud, pairs, mine=True)
+    if all_users and cloud == "metal":
+        raise UsageError("--all-users: on bare metal only their user ends machines")
+    machines, opened = _account(cloud, pairs, mine=cloud == "metal")
     found = orphans(machines, time.time(), age, grace_s)
+    if cloud != "metal" and not all_users:
+        others = [m for m, _ in found if m.owner != opened.owner]
+        found = [(m, why) for m, why in found if m.owner == opened.owner]
+        if others:
+            whose = ", ".join(sorted({m.owner or "nobody" for m in others}))
+            click.echo(
+                f"vidcloud: {len(others)} of {whose} stay, you are {opened.owner}: --all-users ends them, too", err=True
+            )
     if not as_json:
         for m, why in found:
             click.echo(f"{_line(m)}  {why}")

@@ -5,13 +5,14 @@ the next nodes of a job's role, and an instance ends itself (`--lifetime`, and s
 """
 
 import contextlib
+import logging
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from vidcloud import boot
+from vidcloud import boot, log
 from vidcloud.clouds.base import Instance, Machine, Role
 from vidcloud.clouds.prices import dollars_an_hour
 from vidcloud.clouds.settings import EC2Settings
@@ -42,21 +43,27 @@ _NO_ROOM = (
 )
 """Reasons to try another type, another subnet, or to pay the whole price."""
 _OPTIONAL = {
-    "ClientToken": "ignores tokens: a reply that is lost may leave a machine, `vidcloud reap` finds it",
+    "ClientToken": "has no tokens: nodes that are there already are known by their tags alone",
     "MetadataOptions": "has no metadata service of version 2 to insist on",
     "InstanceMarketOptions": "has no spot capacity: processors run on demand",
     "TagSpecifications": "tags machines only after their start: `vidcloud instances` may miss one that is new",
 }
 """What older clouds refuse, and what that means."""
+_DENIED = ("UnauthorizedOperation", "AccessDenied", "AuthFailure", "SignatureDoesNotMatch", "InvalidClientTokenId")
+_BUSY = ("RequestLimitExceeded", "Throttling", "ThrottlingException", "RequestThrottled")
 _REFUSED = ("UnknownParameter", "InvalidParameter", "InvalidParameterValue", "UnsupportedOperation", "InvalidRequest")
 _SEEN_LATE_S = 120.0
 """An instance may be missing from descriptions for some time after its start."""
 _GONE_S = 180.0
 _SPENT_MOST = 1000
+_SENT_MOST = 3
+"""How often a start whose answer is lost is asked for, where no token has it happen once."""
 _KEYS = re.compile(r"-----BEGIN SSH HOST KEY FINGERPRINTS-----(.*?)-----END SSH HOST KEY FINGERPRINTS-----", re.DOTALL)
 _POLL_S = 2.0
 _NFS, _TUNNEL = 2049, 20049
 """Ports of a collector; the second is `tunnel_port` of ``userdata/host.sh``."""
+
+_event = log.events("ec2")
 
 
 class EC2Cloud:
@@ -71,7 +78,7 @@ class EC2Cloud:
 
     def __init__(self, job_id: str, settings: EC2Settings, home: str = "", client: Any = None) -> None:
         self._job, self._settings, self._home = job_id, settings, home
-        self._kept_client = client
+        self._kept_client = self._kept_starter = client
         self._new: dict[str, tuple[float, Machine]] = {}
         self._without: set[str] = set()
         self._seen: list[Machine] | None = None
@@ -88,6 +95,11 @@ class EC2Cloud:
         if not self._home:
             self._home = next((m.home for m in self._machines() if m.home), "")
         return self._home
+
+    @property
+    def owner(self) -> str:
+        """Who starts machines here, as their tags tell."""
+        return self._settings.owner
 
     @property
     def lifetime_s(self) -> int:
@@ -155,7 +167,7 @@ class EC2Cloud:
                 now = datetime.now(UTC).isoformat(timespec="seconds")
                 self._client.create_tags(Resources=list(ids), Tags=[{"Key": f"{_TAG}drain", "Value": now}])
                 return
-            self._client.terminate_instances(InstanceIds=list(ids))
+        self._end(ids)
         for i in ids:
             self._new.pop(i, None)
         deadline = time.monotonic() + _GONE_S
@@ -165,6 +177,23 @@ class EC2Cloud:
                     f"{', '.join(left)} still run: see `vidcloud instances`, then `vidcloud reap`", tuple(left)
                 )
             time.sleep(_POLL_S / 4)
+
+    def _end(self, ids: Sequence[str]) -> None:
+        """TerminateInstances. For a while, the API may not know those that it has just made: all are refused then."""
+        from botocore.exceptions import ClientError  # noqa: PLC0415
+
+        deadline = time.monotonic() + _SEEN_LATE_S
+        while True:
+            try:
+                with _errors("end instances", let=ClientError):
+                    self._client.terminate_instances(InstanceIds=list(ids))
+            except ClientError as e:
+                late = e.response["Error"].get("Code") == "InvalidInstanceID.NotFound"
+                if not late or time.monotonic() > deadline:
+                    raise CloudError(_told(f"end {', '.join(ids)}", e), tuple(ids)) from e
+                time.sleep(_POLL_S)
+            else:
+                return
 
     def reboot_instances(self, ids: Sequence[str]) -> None:
         """Boot instances anew, with the same user-data.
@@ -310,16 +339,46 @@ class EC2Cloud:
         return params
 
     def _run(self, params: dict[str, Any], first: int) -> dict[str, Any]:
-        """RunInstances, without what this cloud has been found not to know."""
-        from botocore.exceptions import ClientError  # noqa: PLC0415
+        """RunInstances, once.
 
+        With a token the cloud sees to that, however often it is asked. Where none is known to count, we look what there
+        is before we ask, and after an answer that was lost.
+        """
         if self._settings.client_token == "no":  # noqa: S105
             self._leave_out("ClientToken")
+        for sent in range(_SENT_MOST):
+            if not self._token_counts and (twin := self._by_ordinal(params, first)):
+                return {"Instances": twin}
+            try:
+                answer = self._send(params, first)
+            except _LostError as e:
+                _event("answer_lost", level=logging.WARNING, why=str(e))
+                if sent == _SENT_MOST - 1:
+                    raise CloudError(f"{e}; if a machine came of it, `vidcloud reap` finds it", ()) from e
+                time.sleep(_POLL_S)
+            else:
+                # What was asked for before may have come, too.
+                return {"Instances": self._by_ordinal(params, first) or answer["Instances"]} if sent else answer
+        raise AssertionError("it was sent")
+
+    @property
+    def _token_counts(self) -> bool:
+        """Whether the cloud starts machines once for a token. AWS does; others may take it and not look at it."""
+        told = self._settings.client_token
+        aws = "amazonaws.com" in self._client.meta.endpoint_url
+        return "ClientToken" not in self._without and (told == "yes" or (told == "auto" and aws))
+
+    def _send(self, params: dict[str, Any], first: int) -> dict[str, Any]:
+        """RunInstances, without what this cloud has been found not to know."""
+        from botocore.exceptions import ClientError, ConnectionError, HTTPClientError  # noqa: A004, PLC0415
+
         while True:
             sent = {k: v for k, v in params.items() if k not in self._without}
             try:
-                with _errors("start instances", let=ClientError):
-                    answer: dict[str, Any] = self._client.run_instances(**sent)
+                with _errors("start instances", let=(ClientError, ConnectionError, HTTPClientError)):
+                    answer: dict[str, Any] = self._starter.run_instances(**sent)
+            except (ConnectionError, HTTPClientError) as e:
+                raise (CloudError if self._token_counts else _LostError)(_told("start instances", e)) from e
             except ClientError as e:
                 code, text = e.response["Error"].get("Code", ""), e.response["Error"].get("Message", "")
                 if code == "IdempotentParameterMismatch":
@@ -330,19 +389,32 @@ class EC2Cloud:
                 if code.startswith(_REFUSED) and unknown:
                     self._leave_out(unknown)
                     self.notes.append(f"this cloud {_OPTIONAL[unknown]}")
+                    _event("cloud_lacks", what=unknown, why=_OPTIONAL[unknown])
                     continue
                 if code.startswith(_NO_ROOM):
                     raise _NoRoomError(text or code) from e
+                failed = e.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500 or code in _BUSY
+                if failed and not self._token_counts:
+                    raise _LostError(_told("start instances", e)) from e
                 raise CloudError(_told("start instances", e), ()) from e
             if "TagSpecifications" in self._without:
                 self._tag_now(answer, params)
             return answer
 
+    @property
+    def _starter(self) -> Any:
+        """The client for RunInstances: without a token that counts, botocore must not ask again by itself."""
+        if self._token_counts:
+            return self._client
+        if self._kept_starter is None:
+            self._kept_starter = connect(self._settings, attempts=1)
+        return self._kept_starter
+
     def _leave_out(self, feature: str) -> None:
         self._without.add(feature)
         if feature == "ClientToken":
             # botocore puts one in by itself where there is none.
-            self._client.meta.events.register(
+            self._starter.meta.events.register(
                 "before-call.ec2.RunInstances",
                 lambda params, **_: params["body"].pop("ClientToken", None) and None,
                 unique_id="vidcloud-no-token",
@@ -355,19 +427,29 @@ class EC2Cloud:
             with _errors("tag instances"):
                 self._client.create_tags(Resources=ids, Tags=tags)
         except BaseException:
-            self._client.terminate_instances(InstanceIds=ids)  # nobody would find them
+            self._end(ids)  # nobody would find them
             raise
         for i in answer["Instances"]:
             i["Tags"] = tags
 
     def _by_ordinal(self, params: dict[str, Any], first: int) -> list[dict[str, Any]]:
+        """Machines that were started as the same nodes; those that were started a second time are ended."""
         role = next(t["Value"] for t in params["TagSpecifications"][0]["Tags"] if t["Key"] == f"{_TAG}role")
-        found = []
+        found, most = [], 0
         for raw in self._describe([{"Name": f"tag:{_TAG}job", "Values": [self._job]}]):
             tags = _tags(raw)
-            if tags.get(f"{_TAG}role") == role and tags.get(f"{_TAG}ordinals", "").startswith(f"{first}+"):
+            begin, _, count = tags.get(f"{_TAG}ordinals", "").partition("+")
+            if tags.get(f"{_TAG}role") == role and begin == str(first) and count.isdecimal():
                 found.append(raw)
-        return found
+                most = max(most, int(count))
+        alive = sorted(
+            (raw for raw in found if raw["State"]["Name"] in ("pending", "running")),
+            key=lambda raw: (raw["LaunchTime"], raw["InstanceId"]),
+        )
+        if twice := [raw["InstanceId"] for raw in alive[most:]]:
+            _event("started_twice", level=logging.WARNING, nodes=", ".join(twice))
+            self._end(twice)
+        return [raw for raw in found if raw["InstanceId"] not in twice]
 
     def _check(self) -> None:
         """The image is there. Once, before anything is made."""
@@ -414,30 +496,69 @@ class EC2Cloud:
         if s.security_group.startswith("sg-"):
             return s.security_group
         name = s.security_group or self._own_group
+        vpc = self._vpc()
         with _errors("find the security group"):
-            filters = [{"Name": "group-name", "Values": [name]}]
-            vpc = ""
-            if s.subnets:
-                vpc = self._client.describe_subnets(SubnetIds=[s.subnets[0]])["Subnets"][0]["VpcId"]
-                filters.append({"Name": "vpc-id", "Values": [vpc]})
-            found = self._client.describe_security_groups(Filters=filters)["SecurityGroups"]
-        if found:
-            return str(found[0]["GroupId"])
+            found = self._groups(name, vpc)
         if s.security_group:
-            raise UsageError(f"no security group {s.security_group}: leave the setting out, and one is made")
+            if not found:
+                raise UsageError(f"no security group {s.security_group}: leave the setting out, and one is made")
+            return str(found[0]["GroupId"])
         with _errors("make the security group"):
-            what = "NFS in TLS" if s.encrypt else "NFS"
-            about: dict[str, Any] = {"GroupName": name, "Description": f"vidcloud: {what} and SSH among nodes"}
-            if vpc:
-                about["VpcId"] = vpc
-            group = str(self._client.create_security_group(**about)["GroupId"])
-            rules = [
-                _rule(port, UserIdGroupPairs=[{"GroupId": group}]) for port in (22, _TUNNEL if s.encrypt else _NFS)
-            ]
-            if s.ssh_from:
-                rules.append(_rule(22, IpRanges=[{"CidrIp": s.ssh_from, "Description": "vidcloud ssh"}]))
-            self._client.authorize_security_group_ingress(GroupId=group, IpPermissions=rules)
-        return group
+            group = found[0] if found else self._make_group(name, vpc)
+            # Also of one that is there: who made it may have been killed before it had rules, or let in less.
+            self._let_in(group)
+        return str(group["GroupId"])
+
+    def _vpc(self) -> str:
+        """Id of the network where machines will be; "": the cloud has but one."""
+        from botocore.exceptions import ClientError  # noqa: PLC0415
+
+        with _errors("find the network"):
+            if self._settings.subnets:
+                return str(self._client.describe_subnets(SubnetIds=[self._settings.subnets[0]])["Subnets"][0]["VpcId"])
+        with _errors("find the network", let=ClientError):
+            try:
+                found = self._client.describe_vpcs(Filters=[{"Name": "isDefault", "Values": ["true"]}])["Vpcs"]
+            except ClientError as e:
+                if e.response["Error"].get("Code") in _DENIED:
+                    raise CloudError(_told("find the network", e), ()) from e
+                return ""  # an older cloud, without such networks
+        return str(found[0]["VpcId"]) if found else ""
+
+    def _groups(self, name: str, vpc: str) -> list[dict[str, Any]]:
+        filters = [{"Name": "group-name", "Values": [name]}]
+        if vpc:
+            filters.append({"Name": "vpc-id", "Values": [vpc]})
+        return list(self._client.describe_security_groups(Filters=filters)["SecurityGroups"])
+
+    def _make_group(self, name: str, vpc: str) -> dict[str, Any]:
+        from botocore.exceptions import ClientError  # noqa: PLC0415
+
+        what = "NFS in TLS" if self._settings.encrypt else "NFS"
+        about = {"GroupName": name, "Description": f"vidcloud: {what} and SSH among nodes"}
+        try:
+            return dict(self._client.create_security_group(**about, **({"VpcId": vpc} if vpc else {})))
+        except ClientError as e:
+            if e.response["Error"].get("Code") != "InvalidGroup.Duplicate" or not (found := self._groups(name, vpc)):
+                raise
+            return found[0]  # another launch was faster
+
+    def _let_in(self, group: dict[str, Any]) -> None:
+        """Authorise what a group of our own lacks."""
+        from botocore.exceptions import ClientError  # noqa: PLC0415
+
+        s, own = self._settings, group["GroupId"]
+        rules = [_rule(port, UserIdGroupPairs=[{"GroupId": own}]) for port in (22, _TUNNEL if s.encrypt else _NFS)]
+        if s.ssh_from:
+            rules.append(_rule(22, IpRanges=[{"CidrIp": s.ssh_from, "Description": "vidcloud ssh"}]))
+        there = {who for p in group.get("IpPermissions", ()) for who in _admitted(p)}
+        for rule in rules:
+            if not _admitted(rule) <= there:
+                try:
+                    self._client.authorize_security_group_ingress(GroupId=own, IpPermissions=[rule])
+                except ClientError as e:
+                    if e.response["Error"].get("Code") != "InvalidPermission.Duplicate":  # another launch was faster
+                        raise
 
     # -- describing ----------------------------------------------------------------------------------------------------
 
@@ -511,8 +632,8 @@ def all_machines(settings: EC2Settings, client: Any = None) -> list[Machine]:
     return sorted(found, key=_age)
 
 
-def connect(settings: EC2Settings) -> Any:
-    """boto3's client of EC2.
+def connect(settings: EC2Settings, attempts: int = 5) -> Any:
+    """boto3's client of EC2, which asks so often before it gives up.
 
     Raises:
         CloudError: no region, or no credentials.
@@ -524,7 +645,7 @@ def connect(settings: EC2Settings) -> Any:
     if settings.access_key:
         keys = {"aws_access_key_id": settings.access_key, "aws_secret_access_key": settings.secret_key}
     region = settings.region or ("eucalyptus" if settings.endpoint_url else None)
-    config = Config(retries={"mode": "standard", "total_max_attempts": 5}, connect_timeout=15, read_timeout=60)
+    config = Config(retries={"mode": "standard", "total_max_attempts": attempts}, connect_timeout=15, read_timeout=60)
     with _errors("reach EC2"):
         session = boto3.session.Session(region_name=region, **keys)
         return session.client("ec2", endpoint_url=settings.endpoint_url or None, config=config)
@@ -540,12 +661,25 @@ class _SpentTokenError(Exception):
     """A token that was used for other machines, which are no more."""
 
 
+class _LostError(Exception):
+    """Nobody knows whether machines were started: there was no answer, or one that does not tell."""
+
+
 class _NoRoomError(Exception):
     """No capacity of one kind in one place."""
 
 
 def _rule(port: int, **who: Any) -> dict[str, Any]:
     return {"IpProtocol": "tcp", "FromPort": port, "ToPort": port, **who}
+
+
+def _admitted(permission: dict[str, Any]) -> set[tuple[str, int | None, str]]:
+    """Who may reach which port by a rule of a security group."""
+    groups = [g.get("GroupId", "") for g in permission.get("UserIdGroupPairs", ())]
+    ranges = [r["CidrIp"] for r in permission.get("IpRanges", ())]
+    ports = {permission.get("FromPort"), permission.get("ToPort")}
+    port = ports.pop() if len(ports) == 1 else None
+    return {(permission.get("IpProtocol", ""), port, who) for who in (*groups, *ranges)}
 
 
 def _tags(raw: dict[str, Any]) -> dict[str, str]:
@@ -558,7 +692,7 @@ def _last_ordinal(machine: Machine) -> int:
 
 
 @contextlib.contextmanager
-def _errors(doing: str, let: type[Exception] | tuple[()] = ()) -> Iterator[None]:
+def _errors(doing: str, let: type[Exception] | tuple[type[Exception], ...] = ()) -> Iterator[None]:
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
     from botocore.parsers import ResponseParserError  # noqa: PLC0415
 
@@ -586,13 +720,7 @@ def _told(doing: str, error: Exception) -> str:
         return "no region for EC2: give -o region=… or set AWS_REGION"
     if name in ("EndpointConnectionError", "ConnectTimeoutError", "ConnectionClosedError", "ReadTimeoutError"):
         return f"can't {doing}: {error}; check -o endpoint_url and the network"
-    if code in (
-        "UnauthorizedOperation",
-        "AccessDenied",
-        "AuthFailure",
-        "SignatureDoesNotMatch",
-        "InvalidClientTokenId",
-    ):
+    if code in _DENIED:
         return f"can't {doing}: {code}: {text or 'not allowed'}; docs/iam-policy.json has what vidcloud needs"
     if code.startswith("InvalidAMI") or (code == "InvalidParameterValue" and "ami" in text.lower()):
         return f"can't {doing}: {text or code}; images are a region's own"

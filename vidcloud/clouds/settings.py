@@ -114,7 +114,7 @@ class EC2Settings(HomeSettings):
         access_key: "": boto3's own chain of credentials (environment, ``~/.aws``, profile).
         secret_key: belongs to ``access_key``.
         imdsv2: ``required``, or ``optional`` on clouds that have only version 1 of the metadata service.
-        client_token: whether the cloud honours ClientToken; ``auto``: found out.
+        client_token: whether the cloud honours ClientToken; ``auto``: AWS does, of others it is not believed.
         image: machine image, ``ami-…`` or ``emi-…``; must be given.
         bare: the image knows nothing of vidcloud: user-data becomes a script that installs what is needed.
         collector_type: instance type of the collector.

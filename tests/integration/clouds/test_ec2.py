@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from vidcloud.cli.main import main
 from vidcloud.clouds.base import orphans
 from vidcloud.clouds.ec2 import EC2Cloud, all_machines, connect
 from vidcloud.errors import CloudError, UsageError
@@ -145,6 +146,126 @@ def test_a_security_group_is_made_once_for_nfs_and_ssh_among_members(settings):
     assert {(f, t) for f, t, *_ in rules} == {(22, 22), (2049, 2049)}
     assert all(own in g for _, _, g, _ in rules)
     assert [c for f, _, _, c in rules if f == 2049] == [()], "nobody outside reaches the share"
+
+
+def rules(client, name="vidcloud"):
+    """Ports, and who may reach them, of the groups of a name."""
+    found = client.describe_security_groups(Filters=[{"Name": "group-name", "Values": [name]}])["SecurityGroups"]
+    return {
+        g["GroupId"]: {
+            (p["FromPort"], who)
+            for p in g["IpPermissions"]
+            for who in [*(x["GroupId"] for x in p["UserIdGroupPairs"]), *(x["CidrIp"] for x in p["IpRanges"])]
+        }
+        for g in found
+    }
+
+
+def test_a_group_that_lacks_rules_gets_them(settings):
+    """A launcher that was killed after it made the group; later, another way in is asked for."""
+    made = settings()
+    client = connect(made)
+    own = client.create_security_group(GroupName="vidcloud", Description="x")["GroupId"]
+    assert rules(client) == {own: set()}
+    EC2Cloud("j", made, "s3://b/homes/j", client).run_instances("collector", LINE, 1)
+    assert rules(client) == {own: {(22, own), (2049, own)}}
+    calls = recorded(client)
+    asked = settings(ssh_from="192.0.2.0/24")
+    for _ in range(2):
+        EC2Cloud("j", asked, "s3://b/homes/j", client).run_instances("processor", LINE, 1)
+        assert rules(client) == {own: {(22, own), (2049, own), (22, "192.0.2.0/24")}}
+    assert [n for n, _ in calls].count("AuthorizeSecurityGroupIngress") == 1, "only what is missing"
+
+
+def test_a_group_of_another_network_is_not_taken(settings):
+    made = settings()
+    client = connect(made)
+    other = client.create_vpc(CidrBlock="10.9.0.0/16")["Vpc"]["VpcId"]
+    foreign = client.create_security_group(GroupName="vidcloud", Description="x", VpcId=other)["GroupId"]
+    calls = recorded(client)
+    EC2Cloud("j", made, "s3://b/homes/j", client).run_instances("collector", LINE, 1)
+    [used] = next(p for n, p in calls if n == "RunInstances")["SecurityGroupIds"]
+    assert used != foreign
+    assert rules(client)[foreign] == set()
+
+
+def test_two_first_launches_at_once_make_one_group(settings):
+    """Another makes the group between this one's look and its own making."""
+    made = settings()
+    client, another = connect(made), connect(made)
+
+    def faster(**_):
+        if not rules(another):
+            another.create_security_group(GroupName="vidcloud", Description="x")
+
+    client.meta.events.register("before-call.ec2.CreateSecurityGroup", faster)
+    EC2Cloud("j", made, "s3://b/homes/j", client).run_instances("collector", LINE, 1)
+    [(own, let_in)] = rules(client).items()
+    assert let_in == {(22, own), (2049, own)}
+
+
+def test_reap_ends_ones_own_machines_alone(settings, monkeypatch, capsys, tmp_path):
+    """Regression: whoever called it ended what others had in the account."""
+    for owner in ("me@here", "you@there"):
+        made = settings(owner=owner, max_lifetime_s="0")
+        EC2Cloud(f"of-{owner[:2]}", made, "s3://b/homes/x").run_instances("processor", LINE, 1)
+    monkeypatch.chdir(tmp_path)
+
+    def reap(*more):
+        options = ("-o", f"endpoint_url={made.endpoint_url}", "-o", "owner=me@here")
+        with pytest.raises(SystemExit) as e:
+            main(["reap", *options, "--yes", *more])
+        assert e.value.code == 0
+        told = capsys.readouterr()
+        return told.out, told.err, [m.owner for m in all_machines(made) if m.instance.alive]
+
+    out, err, left = reap()
+    assert left == ["you@there"]
+    assert "me@here" in out
+    assert out.endswith("ended 1\n")
+    assert err == "vidcloud: 1 of you@there stay, you are me@here: --all-users ends them, too\n"
+    out, err, left = reap("--all-users")
+    assert (left, err) == ([], "")
+    assert "you@there" in out
+
+
+def test_a_dry_run_of_the_command(settings, monkeypatch, capsys, tmp_path, samples):
+    """Nothing is made, whatever it would cost is told."""
+    made = settings()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VIDCLOUD_SHARE", str(tmp_path / "share"))
+    monkeypatch.setattr("vidcloud.cli.run.signal.signal", lambda *_: None)
+    for name in ("AWS_ENDPOINT_URL_S3", "VIDCLOUD_S3_PATH_STYLE", "AWS_DEFAULT_REGION"):
+        monkeypatch.setenv(name, "")  # what the command sets is gone after the test
+    options = [
+        f"endpoint_url={made.endpoint_url}",
+        f"s3_endpoint_url={made.endpoint_url}",
+        f"image={made.image}",
+        "bucket=s3://b/x",
+    ]
+    told = [word for o in options for word in ("-o", o)]
+    with pytest.raises(SystemExit) as e:
+        main(
+            [
+                "run",
+                str(samples("long-gop.mkv")),
+                "--filter",
+                "invert",
+                "--nodes",
+                "5",
+                "--cloud",
+                "ec2",
+                "--dry-run",
+                *told,
+            ]
+        )
+    out, err = capsys.readouterr()
+    assert (e.value.code, err) == (0, "")
+    assert "5 processors, c6i.large" in out
+    assert "home s3://b/x/" in out
+    assert all_machines(made) == []
+    assert rules(connect(made)) == {}
+    assert not list((tmp_path / "share").glob("jobs/*"))
 
 
 def test_no_token_where_the_cloud_has_none(settings):

@@ -4,7 +4,7 @@ import datetime as dt
 import itertools
 
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ConnectionClosedError
 
 from vidcloud.clouds import ec2
 from vidcloud.clouds.ec2 import EC2Cloud
@@ -23,6 +23,7 @@ class Api:
         self.instances, self.started, self.ended, self.tagged = [], [], [], []
         self.shows, self.ids = True, itertools.count()
         self.meta = self.events = self
+        self.endpoint_url = "https://ec2.us-east-1.amazonaws.com"
 
     def register(self, *_, **__):
         """botocore's hooks are of no use here."""
@@ -30,8 +31,17 @@ class Api:
     def describe_images(self, **_):
         return {"Images": [{"RootDeviceName": "/dev/xvda"}]}
 
+    def describe_vpcs(self, **_):
+        return {"Vpcs": []}
+
+    def describe_subnets(self, **_):
+        return {"Subnets": [{"VpcId": "vpc-1"}]}
+
     def describe_security_groups(self, **_):
         return {"SecurityGroups": [{"GroupId": "sg-1"}]}
+
+    def authorize_security_group_ingress(self, **params):
+        self.authorised = [*getattr(self, "authorised", []), params]
 
     def run_instances(self, **params):
         self.started.append(params)
@@ -170,6 +180,104 @@ def test_a_token_of_machines_that_are_long_forgotten_is_not_tried_again():
     api = Api(lambda p: ("IdempotentParameterMismatch", "used") if p["ClientToken"] in spent else None)
     assert [i.id for i in cloud(api).run_instances("processor", LINE, 1)] == ["i-0"]
     assert api.started[-1]["ClientToken"] == "j-processor-3-0"
+
+
+class Ignorant(Api):
+    """A cloud that takes a token and does not look at it, on a network that loses answers."""
+
+    def __init__(self, lost=()):
+        super().__init__()
+        self.endpoint_url = "http://euca.example/services/compute"
+        self.lost = set(lost)
+
+    def run_instances(self, **params):
+        answer = super().run_instances(**params)
+        if len(self.started) in self.lost:
+            raise ConnectionClosedError(endpoint_url=self.endpoint_url)
+        return answer
+
+    @property
+    def alive(self):
+        return [i["InstanceId"] for i in self.instances if i["State"]["Name"] == "pending"]
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """What happens while something waits."""
+    do = []
+    monkeypatch.setattr(ec2.time, "sleep", lambda _s: [f() for f in do])
+    return do
+
+
+@pytest.mark.parametrize("token", ["auto", "no"])
+def test_an_answer_that_is_lost_leaves_no_machine_besides(waits, token):
+    api = Ignorant(lost=[1])
+    made = cloud(api, client_token=token)
+    assert [i.id for i in made.run_instances("processor", LINE, 2)] == api.alive == ["i-0", "i-1"]
+    assert len(api.started) == 1, "what is there is not asked for again"
+
+
+def test_a_machine_that_shows_after_it_was_asked_for_again_is_ended(waits):
+    api = Ignorant(lost=[1])
+    api.shows = False
+    waits.append(lambda: setattr(api, "shows", len(api.started) > 1))
+    plain, api.run_instances = (
+        api.run_instances,
+        lambda **p: (plain(**p), setattr(api, "shows", len(api.started) > 1))[0],
+    )
+    made = cloud(api)
+    assert [i.id for i in made.run_instances("collector", LINE, 1)] == api.alive
+    assert (len(api.started), len(api.alive), len(api.ended)) == (2, 1, 1)
+
+
+def test_two_launchers_on_a_cloud_without_tokens_start_the_same_nodes_once(waits):
+    api = Ignorant()
+    one, other = cloud(api), cloud(api)
+    for launcher in (one, other):
+        assert launcher.describe_instances() == []
+    first = one.run_instances("processor", LINE, 2)
+    assert other.run_instances("processor", LINE, 2) == first
+    assert len(api.alive) == 2
+
+
+def test_a_network_that_stays_away_is_told(waits):
+    api = Ignorant(lost=range(10))
+    api.shows = False
+    with pytest.raises(CloudError, match=r"can't start instances.*`vidcloud reap` finds it"):
+        cloud(api).run_instances("collector", LINE, 1)
+    assert len(api.started) == 3
+
+
+def test_a_cloud_with_tokens_is_asked_by_its_own_client():
+    """botocore may repeat what has a token."""
+    api = Api()
+    made = EC2Cloud("j", EC2Settings(image="ami-1"), "s3://b/j", api)
+    made._kept_starter = None
+    made.run_instances("collector", LINE, 1)
+    assert made._kept_starter is None
+
+
+def test_machines_that_are_too_new_to_be_ended_are_ended_a_little_later(waits, monkeypatch):
+    """Regression: a launch that failed half-way left them running."""
+    api = Api()
+    made = cloud(api)
+    [new] = made.run_instances("collector", LINE, 1)
+    known, plain = [], api.terminate_instances
+
+    def terminate(InstanceIds):  # noqa: N803
+        if not set(InstanceIds) <= set(known):
+            raise ClientError({"Error": {"Code": "InvalidInstanceID.NotFound", "Message": "no"}}, "TerminateInstances")
+        plain(InstanceIds)
+
+    api.terminate_instances = terminate
+    monkeypatch.setattr(ec2, "_SEEN_LATE_S", -1.0)
+    with pytest.raises(CloudError, match=r"can't end i-0: InvalidInstanceID.NotFound") as e:
+        made.terminate_instances([new.id])
+    assert e.value.left_running == ("i-0",)
+    monkeypatch.setattr(ec2, "_SEEN_LATE_S", 3600.0)
+    waits.append(lambda: known.append(new.id))
+    made.terminate_instances([new.id])
+    assert api.ended == [new.id]
 
 
 def test_what_is_told_has_no_traceback_and_says_what_to_do():
