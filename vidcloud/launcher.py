@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vidcloud import log
-from vidcloud.clouds.base import Instance, Reachable, Role
+from vidcloud.clouds.base import Instance, Noting, Previewing, Reachable, Role
 from vidcloud.errors import CloudError, JobCancelledError, JobFailedError, StorageError, UsageError, VidcloudError
 from vidcloud.job import JobRecords
 from vidcloud.sites import NewLines, Site
@@ -63,6 +63,11 @@ class Launcher:
         """The job."""
         return self._job
 
+    @property
+    def notes(self) -> list[str]:
+        """What the cloud turned out not to do, in sentences."""
+        return list(self._cloud.notes) if isinstance(self._cloud, Noting) else []
+
     def status(self) -> Status:
         """How the job stands."""
         return snapshot(self._job, self._cloud.describe_instances())
@@ -75,9 +80,12 @@ class Launcher:
             tell: hears how many bytes of how many of the input went up, where it must.
 
         Raises:
+            UsageError: the job would cost more than it may, or the cloud lacks what was named.
             CloudError: not all could be started; none is left running.
             StorageError: the input can't be put where the nodes are.
         """
+        if isinstance(self._cloud, Previewing):
+            self._cloud.preview(nodes)  # what is refused is refused before the input goes up
         try:
             self._site.prepare(tell)
             self._want(nodes)

@@ -109,6 +109,8 @@ def run(
     try:
         with upload_bar(quiet=as_json) as tell:
             launcher.start(nodes, tell)
+        for note in launcher.notes:
+            click.echo(f"  note: {note}", err=True)
         if detach:
             _supervise_in_background(job.root)
             click.echo(json.dumps({"job": job.id}) if as_json else job.id)

@@ -104,7 +104,20 @@ class Cloud(Protocol):
         ...
 
 
-class RemoteCloud(Cloud, Protocol):
+@runtime_checkable
+class Previewing(Protocol):
+    """A cloud that can tell before anything goes up what it would start, or that it would not."""
+
+    def preview(self, nodes: int) -> list[str]:
+        """What a job of so many processors would start and about cost, in lines; changes nothing.
+
+        Raises:
+            UsageError: it would be refused.
+        """
+        ...
+
+
+class RemoteCloud(Cloud, Previewing, Protocol):
     """A cloud whose nodes' share the launcher does not see: the job has a home (`vidcloud.home`)."""
 
     @property
@@ -132,9 +145,13 @@ class RemoteCloud(Cloud, Protocol):
         """Whether nodes talk to each other through TLS."""
         ...
 
-    def preview(self, nodes: int) -> list[str]:
-        """What a job of so many processors would start and about cost, in lines; changes nothing."""
-        ...
+
+@runtime_checkable
+class Noting(Protocol):
+    """A cloud that finds out what it can't do when it is asked to."""
+
+    notes: list[str]
+    """What this cloud can't do, in sentences."""
 
 
 @runtime_checkable

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from vidcloud import boot, log
 from vidcloud.clouds.base import Instance, Machine, Role
-from vidcloud.clouds.prices import dollars_an_hour
+from vidcloud.clouds.prices import PRICED, dollars_an_hour
 from vidcloud.clouds.settings import EC2Settings
 from vidcloud.errors import CloudError, UsageError
 
@@ -131,11 +131,11 @@ class EC2Cloud:
         self._check()
         # As whoever asks saw it: another launcher that sees the same names the same nodes, and they are started once.
         before = self._seen if self._seen is not None else self._machines()
-        self._cap(role, count, before)
+        kinds = self._affordable(role, count, [m.kind for m in before if m.instance.alive])
         first = 1 + max((_last_ordinal(m) for m in before if m.instance.role == role), default=0)
         for _ in range(_SPENT_MOST):
             try:
-                answer = self._start_somewhere(role, user_data, first, count)
+                answer = self._start_somewhere(role, user_data, first, count, kinds)
                 break
             except _SpentTokenError:  # by machines so long gone that the cloud has forgotten them, but not their token
                 first += 1
@@ -209,22 +209,27 @@ class EC2Cloud:
         return nodes + 1
 
     def console_output(self, instance_id: str) -> str:
-        """What an instance's console showed, as far as the cloud tells; that may be minutes late."""
+        """What an instance's console showed last, as far as the cloud tells; that may be minutes late."""
+        return self._console(instance_id, latest=True) or self._console(instance_id, latest=False)
+
+    def _console(self, instance_id: str, *, latest: bool) -> str:
         from botocore.exceptions import ClientError  # noqa: PLC0415
 
-        with _errors("read a console"):
+        with _errors("read a console", let=ClientError):
             try:
-                told = self._client.get_console_output(InstanceId=instance_id, Latest=True)
-            except ClientError:  # older machines and clouds have no newest part
-                told = self._client.get_console_output(InstanceId=instance_id)
-            return str(told.get("Output", ""))
+                more = {"Latest": True} if latest else {}
+                return str(self._client.get_console_output(InstanceId=instance_id, **more).get("Output", ""))
+            except ClientError as e:
+                if latest:  # older machines and clouds have no newest part
+                    return ""
+                raise CloudError(_told("read a console", e), ()) from e
 
     def login(self, instance_id: str) -> "Target":
         """Where to log in for an instance; its host's keys are those that its console showed at its boot.
 
         Raises:
             UsageError: the job has no such instance, or it does not run.
-            CloudError: its console does not show its keys, or can't be read.
+            CloudError: its console does not show its keys, or keys that differ, or can't be read.
         """
         from vidcloud.remote import Target  # noqa: PLC0415 - only who logs in needs it
 
@@ -238,13 +243,26 @@ class EC2Cloud:
         if raw["State"]["Name"] != "running" or not address:
             what = raw["State"]["Name"] if address else f"without a {s.ssh_address} address"
             raise UsageError(f"{instance_id} is {what}: nobody can log in")
-        fingerprints = host_fingerprints(self.console_output(instance_id))
-        if not fingerprints:
+        fingerprints = self._fingerprints(instance_id)
+        return Target(address, user=s.ssh_user, key=s.private_key(), fingerprints=fingerprints)
+
+    def _fingerprints(self, instance_id: str) -> tuple[str, ...]:
+        """A machine's, as its console showed them: soon after its boot, or lately.
+
+        What was shown lately is the console's end alone, out of which a machine that says much has pushed its boot.
+        """
+        told = {keys for late in (False, True) for keys in host_fingerprints(self._console(instance_id, latest=late))}
+        if len(told) > 1:
+            raise CloudError(
+                f"the console of {instance_id} shows host keys that differ: one may be of somebody who runs there; "
+                "log in by another way, or reboot"
+            )
+        if not told:
             raise CloudError(
                 f"the console of {instance_id} does not show its host keys: without them it might be another machine; "
                 "consoles are some minutes late, so try again, or see whether its image prints them"
             )
-        return Target(address, user=s.ssh_user, key=s.private_key(), fingerprints=fingerprints)
+        return tuple(sorted(told.pop()))
 
     def preview(self, nodes: int) -> list[str]:
         """What a job would start, and about cost. Asks nothing that changes anything.
@@ -255,25 +273,38 @@ class EC2Cloud:
         """
         s = self._settings
         self._check()
-        self._cap("processor", nodes, [], with_collector=True)
-        kinds = " or ".join(s.processor_types)
-        price = self._dollars([s.collector_type, *[s.processor_types[0]] * nodes])
+        kinds = self._affordable("processor", nodes, [s.collector_type])
         where = s.endpoint_url or f"AWS, {self._client.meta.region_name}"
         return [
             f"on {where}, image {s.image}, for at most {s.max_lifetime_s / 3600:g} hours",
             f"1 collector, {s.collector_type}",
-            f"{nodes} processors, {kinds}{', spot if there is room' if s.spot else ''}",
+            f"{nodes} processors, {' or '.join(kinds)}{', spot if there is room' if s.spot else ''}",
             f"security group {s.security_group or f'{self._own_group}, made if it is not there'}",
             *s.encryption("volumes and objects at rest"),
+            *([f"note: this cloud {_OPTIONAL['ClientToken']}"] if s.client_token == "no" else []),  # noqa: S105
+            *(["note: nodes take version 1 of the metadata service, too"] if s.imdsv2 == "optional" else []),
             f"home {self._home}",
-            "cost: unknown for these types" if price is None else f"cost: about ${price:.2f} an hour, on demand",
+            self._preview_cost(kinds, nodes),
         ]
+
+    def _preview_cost(self, kinds: Sequence[str], nodes: int) -> str:
+        prices = [self._dollars([self._settings.collector_type, *[k] * nodes]) for k in kinds]
+        known = sorted(f"{p:.2f}" for p in prices if p is not None)
+        if len(known) < len(prices):
+            return "cost: unknown for these types"
+        region = self._client.meta.region_name
+        least, most = min(known, key=float), max(known, key=float)
+        told = f"about ${least}" if least == most else f"about ${least} to ${most}"
+        return (
+            f"cost: {told} an hour, on demand{'' if region == PRICED else f' in {PRICED}: {region} has its own prices'}"
+        )
 
     # -- starting ------------------------------------------------------------------------------------------------------
 
-    def _start_somewhere(self, role: Role, user_data: str, first: int, count: int) -> dict[str, Any]:
+    def _start_somewhere(
+        self, role: Role, user_data: str, first: int, count: int, kinds: Sequence[str]
+    ) -> dict[str, Any]:
         s = self._settings
-        kinds = s.processor_types if role == "processor" else (s.collector_type,)
         markets = (True, False) if s.spot and role == "processor" else (False,)
         ways = [(k, subnet, spot) for spot in markets for k in kinds for subnet in (s.subnets or ("",))]
         group = self._security_group()
@@ -469,17 +500,23 @@ class EC2Cloud:
             }
             self._checked = True
 
-    def _cap(self, role: Role, count: int, before: Sequence[Machine], *, with_collector: bool = False) -> None:
+    def _affordable(self, role: Role, count: int, running: Sequence[str]) -> tuple[str, ...]:
+        """Types that so many more nodes of a role may be of, in order: with each the job stays under its price cap.
+
+        Raises:
+            UsageError: there is none, or a price is not known.
+        """
         s = self._settings
+        kinds = s.processor_types if role == "processor" else (s.collector_type,)
         if not s.price_cap:
-            return
-        kind = s.processor_types[0] if role == "processor" else s.collector_type
-        kinds = [m.kind for m in before if m.instance.alive] + [kind] * count + [s.collector_type] * with_collector
-        price = self._dollars(kinds)
-        if price is None:
-            raise UsageError(f"-o price_cap: the price of {', '.join(sorted(set(kinds)))} is not known")
-        if price > s.price_cap:
-            raise UsageError(f"the job would cost about ${price:.2f} an hour, more than price_cap={s.price_cap:g}")
+            return kinds
+        if unknown := sorted({k for k in (*running, *kinds) if dollars_an_hour(k) is None}):
+            raise UsageError(f"-o price_cap: the price of {', '.join(unknown)} is not known")
+        prices = {k: self._dollars([*running, *[k] * count]) or 0.0 for k in kinds}
+        if fitting := tuple(k for k in kinds if prices[k] <= s.price_cap):
+            return fitting
+        least = min(prices.values())
+        raise UsageError(f"the job would cost about ${least:.2f} an hour, more than price_cap={s.price_cap:g}")
 
     def _dollars(self, kinds: Sequence[str]) -> float | None:
         prices = [dollars_an_hour(k) for k in kinds]
@@ -611,13 +648,10 @@ class EC2Cloud:
         return Machine(instance, tags.get(f"{_TAG}job", ""), "", 0.0, "", raw.get("InstanceType", ""))
 
 
-def host_fingerprints(console: str) -> tuple[str, ...]:
-    """Fingerprints of a host's keys, ``SHA256:…``, of the block that cloud-init and our image print at boot.
-
-    The first block counts: what is printed later may come from anything that runs there.
-    """
-    block = _KEYS.search(console)
-    return tuple(re.findall(r"\bSHA256:[A-Za-z0-9+/]{43}", block[1])) if block else ()
+def host_fingerprints(console: str) -> list[frozenset[str]]:
+    """Fingerprints of a host's keys, ``SHA256:…``, of each block that cloud-init and our image print at boot."""
+    found = (frozenset(re.findall(r"\bSHA256:[A-Za-z0-9+/]{43}", block[1])) for block in _KEYS.finditer(console))
+    return [keys for keys in found if keys]
 
 
 def all_machines(settings: EC2Settings, client: Any = None) -> list[Machine]:

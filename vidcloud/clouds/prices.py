@@ -1,5 +1,7 @@
 """What instances of EC2 cost: a small table, for estimates and caps."""
 
+PRICED = "us-east-1"
+"""The region whose prices these are; in others they differ."""
 _US_EAST_1 = {
     "c5": 0.085 / 2,
     "c5a": 0.077 / 2,

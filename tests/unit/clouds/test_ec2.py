@@ -101,6 +101,46 @@ def test_the_next_type_and_subnet_are_tried_and_spot_falls_back_to_on_demand():
     assert len(made.describe_instances()) == 2
 
 
+def test_a_type_that_would_break_the_price_cap_is_no_way_out():
+    """Regression: only the first type's price was looked at, and the job went on with the dear one."""
+    api = Api(lambda p: ("InsufficientInstanceCapacity", "none") if p["InstanceType"] == "c6i.large" else None)
+    made = cloud(api, price_cap=1.0, processor_types=("c6i.large", "c6i.24xlarge", "c5.large"))
+    made.run_instances("processor", LINE, 2)
+    assert [p["InstanceType"] for p in api.started] == ["c6i.large", "c5.large"]
+    with pytest.raises(UsageError, match=r"about \$4\.25 an hour, more than price_cap=1"):
+        made.run_instances("processor", LINE, 48)
+    with pytest.raises(UsageError, match=r"price of x1\.large is not known"):
+        cloud(api, price_cap=9.0, processor_types=("c6i.large", "x1.large")).run_instances("processor", LINE, 1)
+    assert len(api.started) == 2
+
+
+@pytest.mark.parametrize(
+    ("region", "settings", "told"),
+    [
+        ("us-east-1", {}, "cost: about $0.26 an hour, on demand"),
+        ("eu-1", {}, "cost: about $0.26 an hour, on demand in us-east-1: eu-1 has its own prices"),
+        ("us-east-1", {"processor_types": ("c6i.large", "c6i.24xlarge")}, "cost: about $0.26 to $4.25 an hour, on demand"),
+        ("us-east-1", {"processor_types": ("c6i.large", "c6i.24xlarge"), "price_cap": 1.0},
+         "cost: about $0.26 an hour, on demand"),
+        ("us-east-1", {"processor_types": ("c6i.large", "own.large")}, "cost: unknown for these types"),
+    ],
+)  # fmt: skip
+def test_what_it_would_cost(region, settings, told):
+    api = Api()
+    api.region_name = region
+    assert cloud(api, **settings).preview(1)[-1] == told
+
+
+def test_a_preview_tells_what_is_known_to_lack():
+    api = Api()
+    api.region_name = "us-east-1"
+    lines = cloud(api, client_token="no", imdsv2="optional").preview(1)
+    assert [line for line in lines if line.startswith("note: ")] == [
+        "note: this cloud has no tokens: nodes that are there already are known by their tags alone",
+        "note: nodes take version 1 of the metadata service, too",
+    ]
+
+
 def test_no_room_anywhere_is_told():
     with pytest.raises(CloudError, match="no room for 2 processors anywhere that was named: quota"):
         cloud(Api(lambda p: ("VcpuLimitExceeded", "quota"))).run_instances("processor", LINE, 2)
@@ -292,13 +332,46 @@ def test_prices(kind, dollars):
     assert dollars_an_hour(kind) == (pytest.approx(dollars) if dollars else None)
 
 
-def test_only_keys_of_the_first_block_count():
-    """What a machine prints later may be anybody's text."""
-    one, two, other = (f"SHA256:{c * 43}" for c in "aBc")
-    block = "ec2: -----BEGIN SSH HOST KEY FINGERPRINTS-----\r\n{}ec2: -----END SSH HOST KEY FINGERPRINTS-----\r\n"
-    console = f"{other}\n" + block.format(f"ec2: 256 {one} root@x (ECDSA)\r\nec2: 256 {two} root@x (ED25519)\r\n")
-    assert ec2.host_fingerprints(console + block.format(f"256 {other} root@x (ED25519)\n")) == (one, two)
-    assert ec2.host_fingerprints(console[: console.index("-----END")]) == ()
+BLOCK = "ec2: -----BEGIN SSH HOST KEY FINGERPRINTS-----\r\n{}ec2: -----END SSH HOST KEY FINGERPRINTS-----\r\n"
+ONE, TWO, OTHER = (f"SHA256:{c * 43}" for c in "aBc")
+TRUE = BLOCK.format(f"ec2: 256 {ONE} root@x (ECDSA)\r\nec2: 256 {TWO} root@x (ED25519)\r\n")
+FALSE = BLOCK.format(f"256 {OTHER} root@x (ED25519)\n")
+
+
+@pytest.mark.parametrize(
+    ("boot", "lately", "told"),
+    [
+        (f"{OTHER}\n{TRUE}", "", {ONE, TWO}),
+        ("", TRUE, {ONE, TWO}),
+        (TRUE + TRUE, TRUE, {ONE, TWO}),  # it was rebooted
+        (TRUE, "frame 1 of 9\n" * 9, {ONE, TWO}),
+        (TRUE, None, {ONE, TWO}),
+        (TRUE, FALSE, "host keys that differ"),
+        (TRUE + FALSE, "", "host keys that differ"),
+        ("", FALSE + TRUE, "host keys that differ"),
+        ("", TRUE[: TRUE.index("-----END")], "does not show its host keys"),
+        ("", None, "does not show its host keys"),
+    ],
+)
+def test_whose_keys_count(boot, lately, told):
+    """Regression: a machine that says much could not be logged in to, and what anybody printed there might have counted."""
+    api = Api()
+
+    def console(InstanceId, Latest=False):  # noqa: N803
+        if Latest and lately is None:
+            raise ClientError({"Error": {"Code": "UnsupportedOperation"}}, "GetConsoleOutput")
+        return {"Output": lately if Latest else boot}
+
+    api.get_console_output = console
+    made = cloud(api)
+    made.run_instances("collector", LINE, 1)
+    api.instances[0]["State"] = {"Name": "running"}
+    assert made.console_output("i-0") == (lately or boot)
+    if isinstance(told, str):
+        with pytest.raises(CloudError, match=told):
+            made.login("i-0")
+    else:
+        assert set(made.login("i-0").fingerprints) == told
 
 
 def test_a_machine_without_a_way_in_is_told():

@@ -327,6 +327,19 @@ def test_a_cloud_that_stays_away_is_given_up(begun, monkeypatch):
         Launcher(begun).supervise()
 
 
+def test_what_would_be_refused_is_refused_before_anything_goes_up(begun, tmp_path, monkeypatch):
+    """Regression: the processors' price was looked at when the input was there and the collector ran."""
+
+    def preview(nodes):
+        raise UsageError(f"{nodes} nodes would cost too much")
+
+    monkeypatch.setattr(begun.cloud, "preview", preview, raising=False)
+    with pytest.raises(UsageError, match="9 nodes would cost too much"):
+        Launcher(begun).start(9)
+    assert not (tmp_path / "homes").exists()
+    assert begun.cloud.lines == []
+
+
 def test_an_upload_that_is_interrupted_leaves_no_input(begun, tmp_path):
     def interrupted(done, total):
         raise KeyboardInterrupt
