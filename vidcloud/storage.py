@@ -354,7 +354,8 @@ def upload(path: Path, url: str, tell: Callable[[int], None] | None = None) -> N
             tell(path.stat().st_size)
         return
     parts = urlsplit(url)
-    extra = {"ChecksumAlgorithm": "CRC32", **_at_rest()}
+    checked = os.environ.get("VIDCLOUD_S3_CHECKSUMS") != "when_required"
+    extra = {**({"ChecksumAlgorithm": "CRC32"} if checked else {}), **_at_rest()}
     with _s3_errors(url):
         _s3().upload_file(str(path), parts.netloc, parts.path.lstrip("/"), ExtraArgs=extra, Callback=tell)
 
@@ -491,7 +492,11 @@ def _s3() -> Any:
 
     # The endpoint comes by AWS_ENDPOINT_URL_S3; for this there is no name that boto3 knows. Presigned URLs by SigV4.
     style = "path" if os.environ.get("VIDCLOUD_S3_PATH_STYLE") == "1" else "auto"
-    config = Config(signature_version=os.environ.get("VIDCLOUD_S3_SIGNATURE", "s3v4"), s3={"addressing_style": style})
+    checksums = os.environ.get("VIDCLOUD_S3_CHECKSUMS") or None
+    config = Config(
+        signature_version=os.environ.get("VIDCLOUD_S3_SIGNATURE", "s3v4"), s3={"addressing_style": style},
+        request_checksum_calculation=checksums, response_checksum_validation=checksums,
+    )  # fmt: skip
     return boto3.session.Session().client("s3", config=config)  # not the cached one: credentials may have come since
 
 

@@ -127,7 +127,28 @@ def logs(
         click.echo(line if node else f"{name}: {line}")
 
 
-@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+class _CommandLast(click.Command):
+    """Options may stand behind JOB and NODE, as everywhere; what follows the command's first word is the command's."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        flags = {o for p in self.get_params(ctx) if isinstance(p, click.Option) and p.is_flag for o in p.opts}
+        known = {o for p in self.get_params(ctx) if isinstance(p, click.Option) for o in p.opts}
+        options: list[str] = []
+        names: list[str] = []
+        rest = list(args)
+        while rest and rest[0] != "--":
+            name, equals, _ = rest[0].partition("=")
+            if rest[0] in known or (name in known and equals):
+                taken = 1 if equals or name in flags else 2
+                options, rest = [*options, *rest[:taken]], rest[taken:]
+            elif len(names) < 2 and not rest[0].startswith("-"):
+                names.append(rest.pop(0))
+            else:
+                break
+        return super().parse_args(ctx, [*options, *names, *(rest[1:] if rest[:1] == ["--"] else rest)])
+
+
+@click.command(cls=_CommandLast, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @share_option
 @cloud_options
 @click.argument("job")

@@ -6,11 +6,12 @@ from typing import Any
 
 import click
 
-from vidcloud.cli.options import json_option, key_values, seconds
+from vidcloud.cli.options import eucarc_option, json_option, key_values, seconds
 from vidcloud.errors import UsageError
 
 
 def _cloud(command: Any) -> Any:
+    command = eucarc_option(command)
     for option in (
         click.option("-o", "pairs", multiple=True, metavar="KEY=VALUE", help="Option of the cloud."),
         click.option(

@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import functools
 import re
 import sys
 from collections.abc import Callable
@@ -24,7 +25,8 @@ def share_option(command: F) -> F:
 
 
 def cloud_options(command: F) -> F:
-    """``--cloud`` and ``-o``, for jobs that were begun on another machine."""
+    """``--cloud``, ``-o`` and ``--eucarc``, for jobs that were begun on another machine."""
+    command = eucarc_option(command)
     for option in reversed(
         [
             click.option("--cloud", help="Where JOB is, if it was begun on another machine."),
@@ -33,6 +35,25 @@ def cloud_options(command: F) -> F:
     ):
         command = option(command)
     return command
+
+
+def eucarc_option(command: F) -> F:
+    """``--eucarc FILE``, which means ``-o eucarc=FILE``; for commands that take ``pairs``."""
+
+    @functools.wraps(command)
+    def with_eucarc(*args: Any, eucarc: str | None, **kwargs: Any) -> Any:
+        if eucarc:
+            kwargs["pairs"] = (*kwargs["pairs"], f"eucarc={eucarc}")
+        return command(*args, **kwargs)
+
+    return eucarc_only(with_eucarc)  # type: ignore[return-value]
+
+
+def eucarc_only(command: F) -> F:
+    """``--eucarc``, as it is."""
+    return click.option("--eucarc", metavar="FILE", help="Endpoints and keys of a Eucalyptus; as -o eucarc=FILE.")(
+        command
+    )
 
 
 def encoder_options(command: F) -> F:

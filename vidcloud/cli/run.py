@@ -15,6 +15,7 @@ import click
 from vidcloud.cli.options import (
     confirm_overwriting,
     encoder_options,
+    eucarc_only,
     json_option,
     key_values,
     share_option,
@@ -44,6 +45,7 @@ _OPTION = re.compile(r"[a-z][a-z0-9_]*=")
               help="Where processors read an input by URL: its copy on the share, or ranges of it.")  # fmt: skip
 @encoder_options
 @click.option("--cloud", default="local", show_default=True, help="Where instances come from: local, ssh, ec2, metal.")
+@eucarc_only
 @share_option
 @click.option("--job-id", metavar="ID", help="Name the job.")
 @click.option("--window", default=0, metavar="CHUNKS", type=int,
@@ -78,6 +80,7 @@ def run(
     verbose: bool,
     nodes: int,
     cloud: str,
+    eucarc: str | None,
     **options: Any,
 ) -> None:
     """Filter a video on many nodes.
@@ -91,6 +94,10 @@ def run(
 
     signal.signal(signal.SIGTERM, _terminate)
     output, cloud_options = _outputs(outputs, cloud)
+    if eucarc:
+        if cloud == "local":
+            raise UsageError(f"--eucarc {eucarc}: add --cloud ec2")
+        cloud_options["eucarc"] = eucarc
     request = Request(
         input=input, filters=filters, nodes=nodes, share=share, options=key_values(encoder, "-e"), output=output,
         cloud=cloud, cloud_options=cloud_options, **options,

@@ -306,13 +306,14 @@ class EC2Cloud:
     ) -> dict[str, Any]:
         s = self._settings
         markets = (True, False) if s.spot and role == "processor" else (False,)
-        ways = [(k, subnet, spot) for spot in markets for k in kinds for subnet in (s.subnets or ("",))]
+        places: list[dict[str, Any]] = [{"SubnetId": subnet} for subnet in s.subnets]
+        places = places or [{"Placement": {"AvailabilityZone": zone}} for zone in s.zones] or [{}]
+        ways = [(kind, place, spot) for spot in markets for kind in kinds for place in places]
         group = self._security_group()
-        for n, (kind, subnet, spot) in enumerate(ways):
+        for n, (kind, place, spot) in enumerate(ways):
             params = self._params(role, user_data, first, count)
             params |= {"InstanceType": kind, "ClientToken": f"{self._job}-{role}-{first}-{n}"[-64:]}
-            if subnet:
-                params["SubnetId"] = subnet
+            params |= place
             if group:
                 params["SecurityGroupIds"] = [group]
             if spot:
@@ -679,7 +680,12 @@ def connect(settings: EC2Settings, attempts: int = 5) -> Any:
     if settings.access_key:
         keys = {"aws_access_key_id": settings.access_key, "aws_secret_access_key": settings.secret_key}
     region = settings.region or ("eucalyptus" if settings.endpoint_url else None)
-    config = Config(retries={"mode": "standard", "total_max_attempts": attempts}, connect_timeout=15, read_timeout=60)
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": attempts},
+        connect_timeout=15,
+        read_timeout=60,
+        signature_version={"v4": None, "v2": "v2"}[settings.ec2_signature],
+    )
     with _errors("reach EC2"):
         session = boto3.session.Session(region_name=region, **keys)
         return session.client("ec2", endpoint_url=settings.endpoint_url or None, config=config)

@@ -40,6 +40,7 @@ class HomeSettings:
         region: "": as boto3 finds it.
         path_style: address buckets by path; by default where ``s3_endpoint_url`` is set.
         s3_signature: ``s3v4``, or ``s3`` for old Walrus.
+        s3_checksums: ``when_supported``, or ``when_required`` for old Walrus, which knows no CRC32.
         encrypt: NFS between nodes goes through TLS, with a key of the job's own.
         encrypted: encrypt volumes and objects at rest; by default where ``encrypt`` is set.
         max_lifetime_s: seconds after which a node ends itself.
@@ -54,6 +55,7 @@ class HomeSettings:
     region: str = ""
     path_style: bool | None = None
     s3_signature: str = "s3v4"
+    s3_checksums: str = "when_supported"
     encrypt: bool = False
     encrypted: bool | None = None
     max_lifetime_s: int = 12 * 3600
@@ -70,6 +72,7 @@ class HomeSettings:
             "AWS_DEFAULT_REGION": self.region,
             "VIDCLOUD_S3_PATH_STYLE": "1" if self.path_style else "",
             "VIDCLOUD_S3_SIGNATURE": self.s3_signature if self.s3_signature != "s3v4" else "",
+            "VIDCLOUD_S3_CHECKSUMS": self.s3_checksums if self.s3_checksums != "when_supported" else "",
             "VIDCLOUD_S3_ENCRYPTION": "AES256" if self.encrypted else "",
         }
         return {name: value for name, value in told.items() if value}
@@ -113,6 +116,7 @@ class EC2Settings(HomeSettings):
         endpoint_url: of EC2's API; "": AWS, by region.
         access_key: "": boto3's own chain of credentials (environment, ``~/.aws``, profile).
         secret_key: belongs to ``access_key``.
+        ec2_signature: ``v4``, or ``v2`` for old Eucalyptus.
         imdsv2: ``required``, or ``optional`` on clouds that have only version 1 of the metadata service.
         client_token: whether the cloud honours ClientToken; ``auto``: AWS does, of others it is not believed.
         image: machine image, ``ami-…`` or ``emi-…``; must be given.
@@ -124,6 +128,7 @@ class EC2Settings(HomeSettings):
         ssh_user: who `vidcloud ssh` logs in as.
         ssh_address: ``public``, ``private``, or ``auto``: the public one, if a machine has one.
         subnets: several: what has room, in this order; none: the cloud's default.
+        zones: availability zones, where no subnets are given: what has room, in this order; none: the cloud's choice.
         security_group: id or name; "": ``vidcloud``, made if absent.
         ssh_from: CIDR from which SSH is let in to a group that is made; "": from nowhere.
         instance_profile: name or ARN; by it the collector reaches the home. ``none``: the image has keys of its own.
@@ -135,6 +140,7 @@ class EC2Settings(HomeSettings):
     endpoint_url: str = ""
     access_key: str = dataclasses.field(default="", repr=False)
     secret_key: str = dataclasses.field(default="", repr=False)
+    ec2_signature: str = "v4"
     imdsv2: str = "required"
     client_token: str = "auto"  # noqa: S105 - no secret
     image: str = ""
@@ -146,6 +152,7 @@ class EC2Settings(HomeSettings):
     ssh_user: str = "root"
     ssh_address: str = "auto"
     subnets: tuple[str, ...] = ()
+    zones: tuple[str, ...] = ()
     security_group: str = ""
     ssh_from: str = ""
     instance_profile: str = ""
@@ -211,6 +218,7 @@ def read_settings(
     eucarc = pairs.get("eucarc") or told.pop("eucarc", "")
     told |= _meaning(environ if not eucarc else {**environ, **read_eucarc(Path(eucarc), environ)}, whole=bool(eucarc))
     settings = _made(EC2Settings, told | given, environ)
+    _check_word(settings, "ec2_signature", ("v4", "v2"))
     _check_word(settings, "imdsv2", ("required", "optional"))
     _check_word(settings, "client_token", ("auto", "yes", "no"))
     _check_word(settings, "ssh_address", ("auto", "public", "private"))
@@ -245,6 +253,7 @@ def _made(kind: type[_S], told: Mapping[str, Any], environ: Mapping[str, str]) -
         values["encrypted"] = values.get("encrypt", False)
     settings = kind(**values)
     _check_word(settings, "s3_signature", ("s3v4", "s3"))
+    _check_word(settings, "s3_checksums", ("when_supported", "when_required"))
     if settings.bucket and not re.fullmatch(r"s3://[^/]+(/.*)?", settings.bucket):
         raise UsageError(f"-o bucket={settings.bucket}: must be s3://BUCKET or s3://BUCKET/FOLDER")
     _check_file_server(settings)

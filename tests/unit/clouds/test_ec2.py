@@ -1,9 +1,11 @@
 """What the EC2 cloud does where a cloud refuses or is late; the API is played by a few lines."""
 
+import contextlib
 import datetime as dt
 import itertools
 
 import pytest
+from botocore.awsrequest import AWSResponse
 from botocore.exceptions import ClientError, ConnectionClosedError
 
 from vidcloud.clouds import ec2
@@ -12,6 +14,7 @@ from vidcloud.clouds.prices import dollars_an_hour
 from vidcloud.clouds.settings import EC2Settings
 from vidcloud.errors import CloudError, UsageError
 
+A = {"AvailabilityZone": "a"}
 LINE = "processor https://b/x.tar#sha256=00 [ --job j ]"
 
 
@@ -99,6 +102,35 @@ def test_the_next_type_and_subnet_are_tried_and_spot_falls_back_to_on_demand():
     ]  # fmt: skip
     assert len({p["ClientToken"] for p in api.started}) == 7
     assert len(made.describe_instances()) == 2
+
+
+def test_zones_are_tried_where_no_subnets_are_given():
+    api = Api(lambda p: ("InsufficientInstanceCapacity", "none") if p.get("Placement") == A else None)
+    cloud(api, zones=("a", "b")).run_instances("processor", LINE, 1)
+    cloud(api, zones=("a",), subnets=("s",)).run_instances("processor", LINE, 1)
+    cloud(api).run_instances("processor", LINE, 1)
+    tried = [(p.get("Placement", {}).get("AvailabilityZone"), p.get("SubnetId")) for p in api.started]
+    assert tried == [("a", None), ("b", None), (None, "s"), (None, None)]
+
+
+@pytest.mark.parametrize(
+    ("signature", "version"), [("v4", "AWS4-HMAC-SHA256"), ("v2", "SignatureVersion=2&SignatureMethod=HmacSHA256")]
+)
+def test_how_requests_are_signed(signature, version):
+    """Old Eucalyptus knows version 2 alone."""
+    sent = []
+
+    def answer(request, **_):
+        sent.append(f"{request.headers} {request.body} {request.url}")
+        return AWSResponse(request.url, 200, {}, None)
+
+    client = ec2.connect(
+        EC2Settings(endpoint_url="http://euca.example/", access_key="a", secret_key="b", ec2_signature=signature)
+    )
+    client.meta.events.register("before-send.ec2", answer)
+    with contextlib.suppress(Exception):  # it is no answer
+        client.describe_images()
+    assert version in sent[0]
 
 
 def test_a_type_that_would_break_the_price_cap_is_no_way_out():

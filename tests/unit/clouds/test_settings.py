@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from botocore.awsrequest import AWSResponse
 
 from vidcloud.clouds.base import _settings, check_options
 from vidcloud.clouds.settings import read_eucarc, read_metal, read_settings
@@ -161,3 +162,30 @@ def test_file_servers_that_are_refused(pairs, told):
     for read in (lambda p: read_settings("ec2", p, files=()), lambda p: read_metal(p, files=())):
         with pytest.raises(UsageError, match=told):
             read(pairs)
+def test_an_old_s3_is_spoken_to_as_it_knows(tmp_path, monkeypatch):
+    """Regression: uploads carried a trailing CRC32 that old Walrus takes for the object's own bytes."""
+    from vidcloud import storage
+
+    sent = []
+    def answer(request, **_):
+        sent.append((request.method, {k.lower(): v for k, v in request.headers.items()}))
+        return AWSResponse(request.url, 200, {"etag": '"0"'}, type("Raw", (), {"stream": lambda *_: iter([b""])})())
+    path = tmp_path / "x"
+    path.write_bytes(b"x")
+    for wanted, signature in (("when_supported", "s3v4"), ("when_required", "s3")):
+        monkeypatch.setattr(
+            "os.environ", {"HOME": str(tmp_path), "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+        )
+        read(
+            {"s3_endpoint_url": "http://walrus", "s3_checksums": wanted, "s3_signature": signature, "region": "x"}
+        ).adopt()
+        client = storage._s3()
+        client.meta.events.register("before-send.s3", answer)
+        monkeypatch.setattr(storage, "_s3", lambda client=client: client)
+        storage.upload(path, "s3://b/x")
+        monkeypatch.undo()
+    (_, new), (_, old) = sent
+    assert any("crc32" in k for k in new)
+    assert not any("checksum" in k or "trailer" in k or "crc" in k for k in old)
+    assert "AWS4" in str(new["authorization"])
+    assert "AWS a:" in str(old["authorization"])
