@@ -242,6 +242,7 @@ def test_a_dry_run_of_the_command(settings, monkeypatch, capsys, tmp_path, sampl
         f"s3_endpoint_url={made.endpoint_url}",
         f"image={made.image}",
         "bucket=s3://b/x",
+        "instance_profile=none",
     ]
     told = [word for o in options for word in ("-o", o)]
     with pytest.raises(SystemExit) as e:
@@ -380,6 +381,7 @@ def test_the_policy_allows_what_is_called_and_nothing_else(settings):
     made = settings(ssh_from="192.0.2.1/32")
     client = connect(made)
     calls = recorded(client)
+    EC2Cloud("k", made, "s3://b/homes/k", client).run_instances("collector", LINE, 1)  # where the cloud chooses
     subnet = client.describe_subnets()["Subnets"][0]["SubnetId"]
     object.__setattr__(made, "subnets", (subnet,))
     cloud = EC2Cloud("j", made, "s3://b/homes/j", client)

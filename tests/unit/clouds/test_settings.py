@@ -162,14 +162,18 @@ def test_file_servers_that_are_refused(pairs, told):
     for read in (lambda p: read_settings("ec2", p, files=()), lambda p: read_metal(p, files=())):
         with pytest.raises(UsageError, match=told):
             read(pairs)
+
+
 def test_an_old_s3_is_spoken_to_as_it_knows(tmp_path, monkeypatch):
     """Regression: uploads carried a trailing CRC32 that old Walrus takes for the object's own bytes."""
     from vidcloud import storage
 
     sent = []
+
     def answer(request, **_):
         sent.append((request.method, {k.lower(): v for k, v in request.headers.items()}))
         return AWSResponse(request.url, 200, {"etag": '"0"'}, type("Raw", (), {"stream": lambda *_: iter([b""])})())
+
     path = tmp_path / "x"
     path.write_bytes(b"x")
     for wanted, signature in (("when_supported", "s3v4"), ("when_required", "s3")):

@@ -428,7 +428,7 @@ def test_who_is_interrupted_while_an_id_is_looked_up_ends_nothing(begun, monkeyp
     with pytest.raises(KeyboardInterrupt):
         run.run.callback(
             input="cat.avi", filters=("invert",), outputs=(), encoder=(), share=None, dry_run=False, detach=False,
-            as_json=True, verbose=False, nodes=1, cloud="ec2", yes=True,
+            as_json=True, verbose=False, nodes=1, cloud="ec2", yes=True, eucarc=None,
         )  # fmt: skip
     assert ended == []
     assert not begun._job.root.exists()
