@@ -207,7 +207,7 @@ class Launcher:
         elif len(collectors) > 1 and not self._site.share_outlives:
             # A cloud without tokens may start a node twice. The last is who `HomeSite` sends processors to.
             self._cloud.terminate_instances(collectors[:-1])
-        self._replace_processors()
+        self._replace_processors(sum(i.role == "processor" and i.alive for i in instances))
         return status
 
     def attach(self, show: Callable[[Status], None] = lambda _status: None) -> dict[str, Any]:
@@ -266,8 +266,7 @@ class Launcher:
         printed = self._site.log(ended[-1].id).text.strip().splitlines() if ended else []
         return printed[-1] if printed else "nothing"
 
-    def _replace_processors(self) -> None:
-        alive = len(self._alive("processor"))
+    def _replace_processors(self, alive: int) -> None:
         missing = self._job.nodes() - alive
         if missing == 0 or self._job.result() is not None or time.monotonic() < self._not_before:
             return

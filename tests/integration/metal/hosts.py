@@ -41,7 +41,7 @@ class Hosts:
         self._numbers = itertools.count(1)
         self._changed, self._settled = threading.Condition(), dict.fromkeys(machines, 0)
         self._threads: list[threading.Thread] = []
-        self._seen = 0
+        self._seen = self._forgotten = 0
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._tail)
         self._thread.start()
@@ -71,8 +71,8 @@ class Hosts:
         self._thread.join()
 
     def calls(self, *names: str) -> list[str]:
-        """What the fence agent was asked for, as "name action"."""
-        lines = self._log.read_text().splitlines()
+        """What the fence agent was asked for in this test, as "name action"."""
+        lines = self._log.read_text()[self._forgotten :].splitlines()
         return [line for line in lines if not names or line.split()[0] in names]
 
     def forget(self) -> None:
@@ -80,6 +80,7 @@ class Hosts:
         self.open()
         with self._changed:
             assert self._changed.wait_for(lambda: self._seen == self._log.stat().st_size, 60)
+            self._forgotten = self._seen
         for thread in self._threads:
             thread.join()
         self._threads.clear()

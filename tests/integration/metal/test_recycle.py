@@ -54,7 +54,7 @@ def test_what_nobody_gave_back_is_taken_when_its_time_is_over(cobbler, instances
     for name, seconds in (("node01", -60), ("node02", 3600)):
         request = Request("ann", names=(name,), meta={"expires": f"{time.time() + seconds:.0f}"})
         instances("ann").run(request, "debian")
-    hosts.settle("node01", "node02")
+    hosts.settle("node01", "node02", times=2)  # installed, and booted from its own disk
     old = [old for old in old_in(cobbler, 0, "test01") if old.system.get("user")]
     assert [(o.system.name, o.why) for o in old] == [("node01", "ann's reservation has expired")]
     kept = cobbler.system("node02")
