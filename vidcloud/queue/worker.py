@@ -208,13 +208,18 @@ class Worker:
         return self._rng.uniform(pause / 2, pause)
 
     def _free(self, told: Frontier) -> list[int]:
-        """The lowest free units, as many as the herd is wide; of a few nodes none takes what follows on another's."""
+        """The lowest free units, as many as the herd is wide; of a few nodes none takes what follows on another's.
+
+        But for the end: there units become smaller, and are taken in order, so that nodes end together.
+        """
         units: Iterable[int] = (u for u in range(told.hint, told.offered) if self._is_free(told, u))
-        if told.nodes <= _CROWD:
+        if told.nodes > _CROWD:
+            most = max(self._spread + 1, _LOAD * told.idle, (told.offered - told.hint) // _PART)
+            return list(itertools.islice(units, most))
+        if told.total is None:
             free = list(units)
             units = [u for u in free if u == told.first or self._is_free(told, u - 1)] or free
-        most = max(self._spread + 1, _LOAD * told.idle, (told.offered - told.hint) // _PART)
-        return list(itertools.islice(units, most))
+        return list(itertools.islice(units, max(self._spread + 1, told.idle)))
 
     def _is_free(self, told: Frontier, unit: int) -> bool:
         """Whether nobody is known to have claimed a unit."""
