@@ -15,7 +15,7 @@ import threading
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests/integration/metal"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from cobblerd import Cobblerd
 
