@@ -34,7 +34,7 @@ class Costs:
     decode_ms: float = 25.0
     filter_ms: float = 1.0
     encode_ms: float = 70.0
-    collector_ms: float = 0.33
+    collector_ms: float = 0.07
     jitter: float = 0.1
     latency_s: float = 0.001
     server_ops: float = 10_000.0
