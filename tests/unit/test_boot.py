@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidcloud.boot import USER_DATA_LIMIT, UserData, local_server
+from vidcloud.boot import USER_DATA_LIMIT, UserData, command, local_server
 from vidcloud.errors import UsageError
 from vidcloud.storage import local_path
 
@@ -87,3 +87,15 @@ def test_a_launched_line_names_the_job_and_the_node_alone(tmp_path, monkeypatch)
     for line in told:
         assert UserData.parse(line).arguments == ("--job", str(tmp_path / "jobs/j"), "--node", "{instance}")
         assert "hush" not in line
+
+
+def test_a_script_that_lies_here_needs_no_interpreter_to_fetch_it(tmp_path):
+    script = tmp_path / "role"
+    script.write_text("echo $*\n")
+    line = UserData("role", tmp_path.as_uri(), ("one", "two words")).compose()
+    assert command(line) == ["/bin/sh", str(script), "one", "two words"]
+    script.unlink()
+    assert command(line)[1:] == ["-P", "-m", "vidcloud.boot"]  # whose words about it go to the instance's log
+    assert command("role http://127.0.0.1:9 [ ]")[1:] == ["-P", "-m", "vidcloud.boot"]
+    with pytest.raises(UsageError):
+        command("role")

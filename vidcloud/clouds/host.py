@@ -17,6 +17,7 @@ from typing import Any
 
 from vidcloud import __version__
 from vidcloud.clouds.local import start_process
+from vidcloud.errors import UsageError
 from vidcloud.queue.records import process_start
 
 _GRACE_S = 5.0
@@ -35,6 +36,8 @@ def main() -> None:
             answer = _VERBS[asked.pop("do")](**asked)
         except OSError as e:
             answer = {"error": f"{e.filename or ''}: {e.strerror}".removeprefix(": ")}
+        except UsageError as e:
+            answer = {"error": str(e)}
         _say(answer)
 
 

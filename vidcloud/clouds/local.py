@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from vidcloud import boot
 from vidcloud.clouds.base import Instance, Role
 from vidcloud.errors import CloudError
 from vidcloud.queue.records import process_start
@@ -29,11 +30,14 @@ def start_process(log: Path, line: str) -> "subprocess.Popen[bytes]":
     Args:
         log: file to which goes what it prints.
         line: its user-data.
+
+    Raises:
+        UsageError: the line is malformed.
     """
     env = {**os.environ, "VIDCLOUD_USER_DATA": line, "VIDCLOUD_PYTHON": sys.executable}
     with log.open("ab") as printed:
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "vidcloud.boot"],
+            boot.command(line),
             env=env,
             stdin=subprocess.DEVNULL,
             stdout=printed,
