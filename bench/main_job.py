@@ -42,12 +42,13 @@ WALL_GOALS = {
     ("neon", "jpeg"): 0.40,
 }
 """What the segments plane's wall time ÷ a peer's should be at most."""
+REPEAT = 480
 CPU_GOAL, COLLECTOR_GOAL = 1.10, 1.00
 """The most that the whole job's CPU ÷ the sum of its stages, and the collector's CPU in ms a frame, should be."""
 
 
 def make_input(path, frames):
-    """1080p: the example scaled up, with grain (sigma 6, fixed seed), H.264 of about 25 Mbit/s."""
+    """1080p: the example scaled up, with grain (sigma 6, fixed seed), H.264 of about 25 Mbit/s; again from its start after 480 frames."""
     import av
     import cv2
     import numpy as np
@@ -55,17 +56,28 @@ def make_input(path, frames):
     rng = np.random.default_rng(1)
     with av.open(str(ROOT / "examples/bigbuckbunny.mp4")) as inp:
         shown = [frame.to_ndarray(format="bgr24") for frame in inp.decode(video=0)]
+    once = min(frames, REPEAT)
+    if frames % once:
+        raise SystemExit(f"--frames {frames}: up to {REPEAT}, or a multiple of it")
+    packets = []
     with av.open(str(path), "w") as out:
         stream = out.add_stream("libx264", rate=25, options={"preset": "veryfast", "crf": "18"})
         stream.width, stream.height, stream.pix_fmt = 1920, 1080, "yuv420p"
-        for n in range(frames):
+        for n in range(once):
             picture = shown[n % len(shown)]
             large = cv2.resize(picture, (1920, 1080), interpolation=cv2.INTER_CUBIC).astype(np.float32)
             large += rng.normal(0, 6, (1080, 1920, 1)).astype(np.float32)
             made = av.VideoFrame.from_ndarray(np.clip(large, 0, 255).astype(np.uint8), format="bgr24")
             made.pts, made.time_base = n, Fraction(1, 25)
-            out.mux(stream.encode(made))
-        out.mux(stream.encode())
+            packets += stream.encode(made)
+        packets += stream.encode()
+        kept = [(bytes(packet), packet.pts, packet.dts, packet.duration, packet.is_keyframe) for packet in packets]
+        for n in range(0, frames, once):
+            for data, pts, dts, duration, key in kept:
+                packet = av.Packet(data)
+                packet.stream, packet.time_base = stream, Fraction(1, 25)
+                packet.pts, packet.dts, packet.duration, packet.is_keyframe = pts + n, dts + n, duration, key
+                out.mux(packet)
 
 
 def write_section(name, lines):
@@ -116,6 +128,7 @@ def bench(what, ways, source, folder, frames, rounds):
         round, milliseconds a frame.
     """
     env = {**os.environ, "VIDCLOUD_SHARE": str(folder / "share")}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)  # an installation by pip has compiled its modules
     seen = {way: {"wall": [], "cpu": []} for way in ways}
     stages = {stage: [] for stage in STAGES}
     for n in range(rounds + 1):
@@ -205,6 +218,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--frames", type=int, default=480)
+    parser.add_argument("--input", type=Path, help="of so many frames; made, and kept, unless it is there")
     parser.add_argument("--filters", nargs="+", choices=list(WAYS), default=list(WAYS))
     peers = sorted({peer for some in WAYS.values() for peer in some})
     parser.add_argument("--ways", nargs="+", choices=peers, help="only these peers, and no frames plane")
@@ -220,14 +234,16 @@ def main():
     record = {"frames": told.frames, "rounds": told.rounds, "machine": machine, "filters": {}}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        source = folder / "in.mp4"
-        make_input(source, told.frames)
+        source = told.input or folder / "in.mp4"
+        if not source.exists():
+            make_input(source, told.frames)
         for what in told.filters:
             chosen = [peer for peer in WAYS[what] if told.ways is None or peer in told.ways]
             ways = [SEGMENTS, *([] if told.ways else [FRAMES]), *chosen]
             record["filters"][what] = found = bench(what, ways, source, folder, told.frames, told.rounds)
             print("\n".join(table(what, found)), flush=True)
-    record["help"] = [measured([*VIDCLOUD, "--help"], dict(os.environ))[1] for _ in range(11)]
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    record["help"] = [measured([*VIDCLOUD, "--help"], env)[1] for _ in range(11)]
     record["command"] = " ".join(["python bench/main_job.py", *sys.argv[1:]])
     print(tables(record)[-2])
     if told.write:
