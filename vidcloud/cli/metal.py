@@ -504,7 +504,6 @@ def serve(
 
     With --ec2, other tools see the machines as instances; without --tokens, only they are served.
     """
-    import signal
     import threading
 
     from vidcloud import log
@@ -523,10 +522,10 @@ def serve(
         if ec2 is not None and access_keys is not None:
             address = _address(ec2)
             servers.append(stack.enter_context(_door(with_, address, access_keys, _tls(address[0], cert, key))))
+        ended = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: ended.set())  # before anybody hears that it serves
         for server in servers:
             click.echo(f"serving {server.what} at {server.url}")
-        ended = threading.Event()
-        signal.signal(signal.SIGTERM, lambda *_: ended.set())
         for server in servers:
             threading.Thread(target=server.serve_forever, daemon=True).start()
             stack.callback(server.shutdown)
