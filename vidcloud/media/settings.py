@@ -21,6 +21,8 @@ COUNT_FRAMES = ("mpeg4", "mpeg2video", "mpeg1video", "msmpeg4", "msmpeg4v2", "h2
 FIXED_QUALITY = (*COUNT_FRAMES, "mjpeg")
 INTERLACING = ("libx264", "libx264rgb", "mpeg2video", "mpeg4", "prores_ks", "prores", "dnxhd")
 """Encoders that code the fields of interlaced frames as such."""
+_X265_WIDTH = 64
+"""Of narrower pictures libx265 corrupts its process's memory (glibc's checks tell: 48 pixels do, 64 do not)."""
 _OPEN_GOPS = ("open-gop=1", "open_gop=1", "intra-refresh=1", "intra_refresh=1", "irefresh-type=1")
 
 
@@ -94,13 +96,15 @@ def resolve(settings: EncodeSettings, info: VideoInfo) -> Resolved:
     RGB with libx264.
 
     Raises:
-        UsageError: an unknown encoder, or a pixel format that it does not take.
+        UsageError: an unknown encoder, or a pixel format or size that it does not take.
     """
     encoder = settings.codec
     rgb_asked = settings.pix_fmt in ("bgr0", "bgr24", "rgb24")
     rgb_source = info.matrix == "rgb" and settings.pix_fmt is None and pixel_format(info.storage).bits == 8
     if encoder == "libx264" and (rgb_asked or rgb_source):
         encoder = "libx264rgb"
+    if encoder == "libx265" and info.width < _X265_WIDTH:
+        raise UsageError(f"libx265 breaks on pictures {info.width} wide, under {_X265_WIDTH}: take another --codec")
     codec = encoder_codec(encoder)
     formats = [f.name for f in codec.video_formats or ()]
     pix_fmt, notes = _choose(encoder, formats, info, settings.pix_fmt)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from types import SimpleNamespace
@@ -48,6 +49,14 @@ def test_refused_before_any_work(samples, settings, says):
     with pytest.raises(UsageError, match=says) as e:
         check_settings(settings, probe(samples("cfr.mp4")))
     assert "\n" not in str(e.value)
+
+
+def test_libx265_is_not_given_pictures_that_break_it(samples):
+    """Regression: it wrote past its memory, so that processors died of it, one after the other."""
+    wide = probe(samples("cfr.mp4"))
+    with pytest.raises(UsageError, match="48 wide, under 64: take another --codec"):
+        resolve(EncodeSettings("libx265"), replace(wide, width=48))
+    assert resolve(EncodeSettings("libx265"), replace(wide, width=64)).encoder == "libx265"
 
 
 @pytest.mark.parametrize(
