@@ -52,49 +52,66 @@ def test_what_lies_in_the_tree(image):
     ]
 
 
-def test_root_gets_in_by_the_clouds_key_and_by_nothing_else(bed, tmp_path):
-    """And whoever reads the console knows whose key it is."""
-    for name in ("mine", "other"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / name], check=True)
-    (host,) = bed.launch(1, said="")  # a machine of no job: it stays
-    key = (tmp_path / "mine.pub").read_text()
-    bed.ask("notice", host=host, path="public-keys/0/openssh-key", text=key)
-    address = bed.hosts()[host]["address"]
+class Root:
+    """Somebody with the cloud's key, and somebody with another one."""
 
-    def ssh(*options, user="root"):
-        known = ("-o", "StrictHostKeyChecking=accept-new", "-o", f"UserKnownHostsFile={tmp_path / 'known'}")
+    def __init__(self, bed, folder):
+        self._bed, self._folder = bed, folder
+        for name in ("mine", "other"):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
+        self._key = (folder / "mine.pub").read_text()
+
+    def authorize(self, host):
+        self._bed.ask("notice", host=host, path="public-keys/0/openssh-key", text=self._key)
+
+    def ssh(self, host, command, *options, key="mine", user="root"):
+        known = ("-o", "StrictHostKeyChecking=accept-new", "-o", f"UserKnownHostsFile={self._folder / 'known'}")
+        by_key = ("-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-i", self._folder / key) if key else ()
+        address = self._bed.hosts()[host]["address"]
         return subprocess.run(
-            ["nsenter", "--target", str(bed._inside), "--net", "ssh", "-F", "none", *known, "-o", "ConnectTimeout=30", *options, f"{user}@{address}", "id", "-un"],
+            ["nsenter", "--target", str(self._bed._inside), "--net", "ssh", "-F", "none", *known, "-o", "ConnectTimeout=30", *by_key, *options, f"{user}@{address}", command],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
 
-    by_key = ("-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-i")
-    bed.when(lambda: ssh(*by_key, tmp_path / "mine").stdout == "root\n", timeout=600)
-    for refused in (
-        ssh(*by_key, tmp_path / "other"),
-        ssh(*by_key, tmp_path / "mine", user="vidcloud"),
-        ssh("-o", "PreferredAuthentications=password,keyboard-interactive"),
-    ):
-        assert refused.returncode == 255
-        assert "Permission denied (publickey)" in refused.stderr
-    told = re.findall(FINGERPRINT, console := bed.console(host))
-    assert len(told) == 1, console[-4000:]
-    shown = subprocess.run(["ssh-keygen", "-l", "-f", tmp_path / "known"], capture_output=True, text=True, check=True)
-    assert told[0] in shown.stdout.split()
+    def known(self):
+        """Fingerprints of the hosts that were called."""
+        shown = ["ssh-keygen", "-l", "-f", self._folder / "known"]
+        return subprocess.run(shown, capture_output=True, text=True, check=True).stdout.split()
 
 
 @pytest.mark.parametrize("encrypt", ["no", "yes"])
 def test_a_job_on_machines_of_the_image(bed, samples, tmp_path, encrypt):
-    """GRUB, kernel, systemd, hook, bundle, kernel NFS, S3: the output is the serial run's, and all machines go off."""
+    """GRUB, kernel, systemd, hook, bundle, kernel NFS, S3: the output is the serial run's, and all machines go off.
+
+    The job is held until root, who got in by the cloud's key and by nothing else, lets it go on.
+    """
     clip = samples("long-gop.mkv")
-    told = bed.user(
-        "run", clip, "--filter", "invert", "--nodes", 1, "--plane", "frames", "--codec", "ffv1", "-o", "out.mkv",
-        "--job-id", "j", "--json", "--lease", 60, *bed.options, "-o", f"encrypt={encrypt}", "-o", "boot_timeout_s=600", timeout=900,
+    (bed.folder / "gated.py").write_text(testbed.GATED)
+    root = Root(bed, tmp_path)
+    job = bed.start(
+        "run", clip, "--filter", "./gated.py:gated:hold=6", "--nodes", 1, "--plane", "frames", "--codec", "ffv1", "-o", "out.mkv",
+        "--job-id", "j", "--json", "--lease", 60, *bed.options, "-o", f"encrypt={encrypt}", "-o", "boot_timeout_s=600",
     )  # fmt: skip
-    assert told.code == 0, told.err + "".join(f"\n--- {h}\n{bed.console(h)[-4000:]}" for h in bed.hosts())
+    for host in bed.when(lambda: len(hosts := bed.hosts()) == 2 and hosts):
+        root.authorize(host)  # they ask for it once, when they have booted
+    lead = bed.when(lambda: next((h for h in bed.hosts() if "becomes a collector" in bed.console(h)), None), timeout=600)
+    bed.when(lambda: root.ssh(lead, "id -un").stdout == "root\n", timeout=600)
+    for refused in (
+        root.ssh(lead, "id", key="other"),
+        root.ssh(lead, "id", user="vidcloud"),
+        root.ssh(lead, "id", "-o", "PreferredAuthentications=password,keyboard-interactive", key=None),
+    ):
+        assert refused.returncode == 255
+        assert "Permission denied (publickey)" in refused.stderr
+    told = re.findall(FINGERPRINT, console := bed.console(lead))
+    assert len(told) == 1, console[-4000:]
+    assert told[0] in root.known(), "whoever reads the console knows whose key it is"
+    assert root.ssh(lead, "touch /srv/vidcloud/open").returncode == 0
+    _, err = job.communicate(timeout=900)
+    assert job.returncode == 0, err + bed.story()
     quiet = User(tmp_path / "quiet")
     quiet.folder.mkdir()
-    quiet.run(clip, "--filter", "invert", "--codec", "ffv1", "-o", "quiet.mkv")
+    quiet.run(clip, "--filter", f"{bed.folder}/gated.py:gated", "--codec", "ffv1", "-o", "quiet.mkv")
     same_frames(bed.folder / "out.mkv", quiet.folder / "quiet.mkv")
     bed.when(lambda: not bed.running(), timeout=180)
     consoles = [bed.console(h) for h in bed.hosts()]
@@ -104,6 +121,5 @@ def test_a_job_on_machines_of_the_image(bed, samples, tmp_path, encrypt):
     ]
     # Under load the launcher may be faster to end a machine than the machine is itself.
     assert any("role has ended: this machine goes off" in c for c in consoles)
-    told = [re.findall(FINGERPRINT, c) for c in consoles]
-    assert all(len(keys) == 1 for keys in told), "each tells its key on its console"
-    assert told[0] != told[1], "and none has another's"
+    keys = [key for c in consoles for key in re.findall(FINGERPRINT, c)]
+    assert len(keys) == len(set(keys)), "none has another's"
