@@ -181,14 +181,15 @@ class Collector:
             thread.join()
 
     def _open(self, plane: CollectorPlane) -> None:
-        self._next = self._retired = self._assembled = plane.durable_units
+        first = plane.first_unit(lambda: self._ledger.start_anew(self._window()))
+        self._next = self._retired = self._assembled = first
         self._filtered = plane.encoded
-        self._ledger.open(first=plane.durable_units)
+        self._ledger.open(first=first)
         self._have = self._results_that_count(plane)
         self._job.write_stream(plane.describe())
         self._plane = plane.choice.plane
         event("plane", name=plane.choice.plane, why=plane.choice.why)
-        event("opened", job=self._job.id, plane=plane.choice.plane, resumed_at=plane.encoded, units=plane.durable_units)
+        event("opened", job=self._job.id, plane=plane.choice.plane, resumed_at=plane.encoded, units=first)
 
     def _results_that_count(self, plane: CollectorPlane) -> set[int]:
         """Units left done by a collector before. What a crash of the machine cut short counts as not made."""
@@ -385,6 +386,7 @@ class Collector:
                 "plane": plane.choice.plane,
                 "why": plane.choice.why,
                 "frames": frames,
+                "passes": plane.passes,
                 "takeovers": self._ledger.takeovers,
                 "nodes": nodes,
                 "began": self._began,

@@ -178,7 +178,7 @@ def plan(request: Request, nodes: Sequence[int], machines: Machines) -> Plan:
     cutter = Cutter(frames, keys, chunk=request.chunk, chunks=request.segment_chunks, preroll=preroll)
     rows, others = [], []
     for n in nodes:
-        both = [predict(p, costs, cutter, frames, n, machines.machine) for p in ("frames", "segments")]
+        both = [predict(p, costs, cutter, frames, n, machines.machine, settings.passes) for p in ("frames", "segments")]
         best = both[0] if why else better(*both)
         rows.append(best)
         others += [] if why else [p for p in both if p is not best]

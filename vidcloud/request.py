@@ -43,6 +43,7 @@ class Request:
     crf: float | None = None
     preset: str | None = None
     pix_fmt: str | None = None
+    passes: int = 1
     options: dict[str, str] = field(default_factory=dict)
     cloud: str = "local"
     cloud_options: dict[str, str] = field(default_factory=dict)
@@ -208,11 +209,12 @@ def encoder_settings(request: Request) -> "EncodeSettings":
     from vidcloud.media.settings import EncodeSettings  # noqa: PLC0415
 
     crf, preset = request.crf, request.preset
-    if request.codec in _CRF_CODECS and not {"qp", "b", "crf", "bitrate"} & request.options.keys():
+    rated = request.passes > 1 or {"qp", "b", "crf", "bitrate"} & request.options.keys()
+    if request.codec in _CRF_CODECS and not rated:
         crf = 20.0 if crf is None else crf
     if request.codec in _CRF_CODECS and "preset" not in request.options:
         preset = preset or "medium"
-    return EncodeSettings(request.codec, crf, preset, request.pix_fmt, dict(request.options))
+    return EncodeSettings(request.codec, crf, preset, request.pix_fmt, dict(request.options), request.passes)
 
 
 def _default_output(source: str, names: Sequence[str], codec: str, info: "VideoInfo | None") -> str:

@@ -44,7 +44,8 @@ class Status:
         state: starting, running, done, failed or cancelled.
         plane: how pictures travel; ``auto`` until the collector has chosen.
         why: why on that plane, or "" before that.
-        total: frames of the video, an estimate until the decoder has seen the end.
+        total: frames of the video, an estimate until the decoder has seen the end; all counts are of all passes while
+            the job runs.
         exact: whether ``total`` is exact.
         decoded: frames decoded.
         filtered: frames whose results are accepted.
@@ -55,6 +56,7 @@ class Status:
         output: where the output is, or will be.
         seconds: since the collector began.
         error: why it failed, or "".
+        passes: how often each frame is counted.
     """
 
     job: str
@@ -72,6 +74,7 @@ class Status:
     output: str
     seconds: float
     error: str = ""
+    passes: int = 1
 
     @property
     def ended(self) -> bool:
@@ -92,6 +95,7 @@ class Status:
                 "working": self.working,
                 "encoded": self.encoded,
             },
+            "passes": self.passes,
             "takeovers": self.takeovers,
             "nodes": [n.__dict__ for n in self.nodes],
             "output": self.output,
@@ -134,6 +138,7 @@ def snapshot(job: JobRecords, instances: Sequence[Instance] = ()) -> Status:
         output=spec.output,
         seconds=round(seconds, 3),
         error=str((result or {}).get("error", "")),
+        passes=1 if done else int(progress.get("passes", 1)),
     )
 
 

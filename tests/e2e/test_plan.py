@@ -57,6 +57,14 @@ def test_a_plan_says_what_rules_segments_out(user, long):
     assert "plane frames: -e b=100k spreads bits over the whole video" in made.out
 
 
+def test_a_plan_counts_both_passes(user, long):
+    args = ("plan", long, "--filter", "invert", "--nodes", "2", "-e", "b=100k", "--share-speed", "1", "--json")
+    one, two = user(*args).json, user(*args, "--passes", 2).json
+    assert two["why"] == "two passes: one encoder must see the whole video twice"
+    assert two["rows"][0]["traffic"] == 2 * one["rows"][0]["traffic"]
+    assert two["others"] == []
+
+
 NOBODY = {
     "AWS_ACCESS_KEY_ID": "",
     "AWS_SECRET_ACCESS_KEY": "",
@@ -108,7 +116,8 @@ def test_a_plan_for_hosts_and_for_bare_metal(user, long):
             ["LONG", "--filter", "invert", "--cloud", "ssh", "-o", "hosts=a,b", "--nodes", "2,3"],
             "--nodes 3: 2 hosts, 1 nodes each",
         ),
-        (["LONG", "--filter", "invert", "-e", "flags=+pass1"], "a job encodes once"),
+        (["LONG", "--filter", "invert", "-e", "flags=+pass1"], "use --passes 2"),
+        (["LONG", "--filter", "invert", "--passes", "2"], "--passes 2 needs a rate"),
         (["http://127.0.0.1:1/x.mp4", "--filter", "invert"], "fetch it first"),
     ],
 )

@@ -56,6 +56,14 @@ def test_a_single_keyframe_makes_segments_worse():
     assert better(predicted("frames", 2), once).plane == "frames"
 
 
+def test_two_passes_do_all_twice():
+    one = predict("frames", costs(), None, 9000, 100, Machine(2, shared=False))
+    two = predict("frames", costs(), None, 9000, 100, Machine(2, shared=False), passes=2)
+    assert two.traffic == 2 * one.traffic
+    assert two.seconds == pytest.approx(2 * one.seconds, rel=0.02)
+    assert two.fps == pytest.approx(9000 / two.seconds)
+
+
 def test_a_tie_goes_to_one_encoder():
     def made(plane, seconds):
         return Prediction(plane, 2, seconds, 1.0, "nodes", 0.0)

@@ -68,13 +68,17 @@ def line(status: Status, fps: float = 0.0) -> str:
     nodes = sum(n.alive for n in status.nodes if n.role == "processor")
     told = (
         f"{status.job} {status.state}: decoded {_decoded(status)}, filtered {status.filtered + status.working}, "
-        f"encoded {status.encoded} of {total}, {nodes} nodes"
+        f"encoded {status.encoded} of {total}{_in_passes(status)}, {nodes} nodes"
     )
     if fps:
         told += f", {fps:.1f} fps"
     if status.takeovers:
         told += f", {status.takeovers} takeovers"
     return told
+
+
+def _in_passes(status: Status) -> str:
+    return f" in {status.passes} passes" if status.passes > 1 else ""
 
 
 def _decoded(status: Status) -> int:
@@ -97,7 +101,7 @@ class _Rate:
         now = time.monotonic()
         self._seen = [(t, f) for t, f in self._seen if now - t < 10.0] + [(now, frames)]
         (t0, f0), (t1, f1) = self._seen[0], self._seen[-1]
-        return (f1 - f0) / (t1 - t0) if t1 > t0 else 0.0
+        return max(0.0, f1 - f0) / (t1 - t0) if t1 > t0 else 0.0  # at the end two passes count as one
 
 
 def _plain() -> Callable[[Status], None]:
@@ -151,6 +155,7 @@ def _bars() -> Iterator[tuple[Callable[[Status], None], Callable[[str], None]]]:
             fps = rate(_moving(status))
             alive = sum(n.alive for n in status.nodes if n.role == "processor")
             parts = [status.job, status.state, f"{fps:.1f} fps", f"{alive} nodes", f"{status.takeovers} takeovers"]
+            parts[1] += _in_passes(status)
             if fps > 0 and status.total and not status.ended:
                 left = max(0, status.total - _moving(status)) / fps
                 parts.insert(3, f"ETA {int(left) // 60}:{int(left) % 60:02d}")

@@ -57,13 +57,20 @@ def eucarc_only(command: F) -> F:
 
 
 def encoder_options(command: F) -> F:
-    """``--codec``, ``--crf``, ``--preset``, ``--pix-fmt`` and ``-e``."""
+    """``--codec``, ``--crf``, ``--preset``, ``--pix-fmt``, ``--passes`` and ``-e``."""
     for option in reversed(
         [
             click.option("--codec", default="libx264", show_default=True, help="Encoder, by FFmpeg's name."),
             click.option("--crf", type=float, help="Constant quality.  [default: 20 where the encoder has it]"),
             click.option("--preset", help="Encoder's preset.  [default: medium where the encoder has it]"),
             click.option("--pix-fmt", help="Pixel format of the output.  [default: as the input]"),
+            click.option(
+                "--passes",
+                type=click.IntRange(1, 2),
+                default=1,
+                show_default=True,
+                help="Passes of the encoder; two spread a rate (-e b=4M) better, and take twice the time.",
+            ),
             click.option("-e", "encoder", multiple=True, metavar="K=V", help="Any other option of the encoder."),
         ]
     ):

@@ -1,10 +1,12 @@
 """Encode flat frames with closed GOPs, whole timestamps, and the source's colour, aspect and field order."""
 
 import contextlib
+import gc
 import io
 import os
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
@@ -31,7 +33,7 @@ from vidcloud.media.settings import (
 )
 from vidcloud.pixels import Array, pixel_format
 
-__all__ = ["EncodeSettings", "EncodedPacket", "Encoder", "Resolved", "check_settings", "resolve"]
+__all__ = ["EncodeSettings", "EncodedPacket", "Encoder", "Resolved", "Statistics", "check_settings", "resolve"]
 
 _MPEG_RATES = [Fraction(n) for n in (24, 25, 30, 50, 60)] + [Fraction(n * 1000, 1001) for n in (24, 30, 60)]
 # SVT-AV1 prints to stderr by itself, even when an encoder is dropped; what matters it returns as an error.
@@ -56,6 +58,18 @@ class EncodedPacket(NamedTuple):
     frame: int
 
 
+class Statistics(NamedTuple):
+    """What rate control learns in a first pass and uses in a second, with encoders that keep it in files.
+
+    Attributes:
+        file: its path; beside it the encoder puts another of that name with a suffix.
+        write: whether this is the first pass.
+    """
+
+    file: Path
+    write: bool
+
+
 def check_settings(settings: EncodeSettings, info: VideoInfo) -> Resolved:
     """Refuse bad settings before any work, by opening the encoder once.
 
@@ -77,6 +91,7 @@ class Encoder:
         settings: what was asked.
         info: the source; its time base is that of the packets.
         threads: 0 is one a core.
+        statistics: of which pass this is, and where; None: the only one. `close` makes those of a first pass whole.
 
     Attributes:
         resolved: the encoder and the format that `encode` takes.
@@ -88,8 +103,11 @@ class Encoder:
         UsageError: the encoder refuses the settings.
     """
 
-    def __init__(self, settings: EncodeSettings, info: VideoInfo, *, threads: int = 0) -> None:
+    def __init__(
+        self, settings: EncodeSettings, info: VideoInfo, *, threads: int = 0, statistics: Statistics | None = None
+    ) -> None:
         self.resolved = resolve(settings, info)
+        self._statistics = statistics
         self._info = info
         self._counts = self.resolved.encoder in COUNT_FRAMES
         rate = info.average_rate or Fraction(25)
@@ -174,6 +192,8 @@ class Encoder:
             context.global_quality = int(float(quality))
         if found.encoder == "mjpeg" and not info.full_range:
             options.setdefault("strict", "unofficial")
+        if self._statistics:
+            _keep_statistics(context, options, found.encoder, self._statistics)
         context.options = options
 
     def _why(self, settings: EncodeSettings, error: Exception) -> str:
@@ -228,6 +248,11 @@ class Encoder:
             raise MediaError(f"{self.resolved.encoder} kept {len(self._pending)} frames to itself")
         return packets
 
+    def close(self) -> None:
+        """Let go of the encoder, which may have files to end; nothing can be asked of it any more."""
+        del self._context, self._stream, self._output
+        gc.collect()  # PyAV's container and stream hold each other, and FFmpeg's encoder with them
+
     def _send(self, frame: Any) -> list[EncodedPacket]:
         try:
             made = self._context.encode(frame)
@@ -271,6 +296,16 @@ def _limit_threads(options: dict[str, str], encoder: str, threads: int) -> None:
     told = options.get(name, "")
     if name and threads and param not in (p.partition("=")[0] for p in told.split(":")):
         options[name] = ":".join(p for p in (told, f"{param}={threads}") if p)
+
+
+def _keep_statistics(context: Any, options: dict[str, str], encoder: str, statistics: Statistics) -> None:
+    if encoder == "libx265":
+        path = "".join(f"\\{c}" if c in "\\':" else c for c in str(statistics.file))
+        told = f"pass={1 if statistics.write else 2}:stats={path}"
+        options["x265-params"] = ":".join(p for p in (options.get("x265-params", ""), told) if p)
+    else:
+        context.flags |= (Flags.pass1 if statistics.write else Flags.pass2).value
+        options["passlogfile"] = str(statistics.file)
 
 
 def _tag_colour(context: Any, info: VideoInfo, found: Resolved) -> None:

@@ -15,7 +15,8 @@ from vidcloud.pixels import pixel_format
 
 MAX_GOP = 240
 
-_X26X = ("libx264", "libx264rgb", "libx265")
+X26X = ("libx264", "libx264rgb", "libx265")
+"""Encoders that keep the statistics of a first pass in a file; and that crop in whole chroma samples."""
 COUNT_FRAMES = ("mpeg4", "mpeg2video", "mpeg1video", "msmpeg4", "msmpeg4v2", "h263", "h263p", "flv", "wmv1", "wmv2")
 """Encoders whose time base is limited: they are given frame numbers, and timestamps are put back on their packets."""
 FIXED_QUALITY = (*COUNT_FRAMES, "mjpeg")
@@ -36,6 +37,7 @@ class EncodeSettings:
         preset: speed preset, for encoders that have it.
         pix_fmt: FFmpeg's pixel format, None for the source's own or the nearest.
         options: further options of the encoder as text.
+        passes: how often the encoder sees the video, 1 or 2.
     """
 
     codec: str = "libx264"
@@ -43,6 +45,7 @@ class EncodeSettings:
     preset: str | None = None
     pix_fmt: str | None = None
     options: Mapping[str, str] = field(default_factory=dict)
+    passes: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """A dict of JSON's types."""
@@ -121,7 +124,7 @@ def resolve(settings: EncodeSettings, info: VideoInfo) -> Resolved:
 def _choose(encoder: str, formats: list[str], info: VideoInfo, asked: str | None) -> tuple[str, list[str]]:
     def fits(name: str) -> bool:
         """H.264 and H.265 crop in whole chroma samples."""
-        if encoder not in _X26X:
+        if encoder not in X26X:
             return True
         fmt = VideoFormat(name, 64, 64)
         return not (info.width % (64 // fmt.chroma_width(64)) or info.height % (64 // fmt.chroma_height(64)))

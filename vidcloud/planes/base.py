@@ -55,12 +55,22 @@ class CollectorPlane(Protocol):
     """Frames decoded so far."""
     estimate: int
     """About how many frames there will be; 0 where nobody knows."""
+    passes: int
+    """How often each frame is decoded, filtered and encoded from here on: what `encoded` and the like count."""
     lossless: bool
     """Whether the output's frames are the filtered ones to the last bit."""
 
     @property
     def durable_units(self) -> int:
         """Units whose results are safe in encoded parts, counted from 0: they are not needed on the share any more."""
+        ...
+
+    def first_unit(self, anew: Callable[[], int]) -> int:
+        """The unit that work begins with; asked once, before all else. Those below are not needed any more.
+
+        Args:
+            anew: gives up all units that were ever offered, and tells a number above them.
+        """
         ...
 
     def describe(self) -> dict[str, object]:

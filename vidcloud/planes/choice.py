@@ -10,7 +10,7 @@ from vidcloud.errors import MediaError, UsageError
 from vidcloud.job import JobDirectory, JobSpec
 from vidcloud.media.index import FrameIndex, tried_index
 from vidcloud.media.probe import VideoInfo
-from vidcloud.media.settings import EncodeSettings, encoder_codec
+from vidcloud.media.settings import X26X, EncodeSettings, encoder_codec
 from vidcloud.planes.costs import measure
 from vidcloud.planes.cuts import Cutter
 from vidcloud.planes.prediction import Machine, Prediction, predict
@@ -52,6 +52,8 @@ class Choice:
 
 def one_encoder(settings: EncodeSettings) -> str:
     """Why one encoder must see the whole video, or ""."""
+    if settings.passes > 1:
+        return "two passes: one encoder must see the whole video twice"
     options: Mapping[str, str] = settings.options
     for name in _RATES:
         if str(options.get(name, "0")) not in ("", "0"):
@@ -70,13 +72,29 @@ def _private(settings: EncodeSettings) -> Iterator[tuple[str, str, str]]:
             yield name, key, value
 
 
-def _passes(settings: EncodeSettings) -> str:
-    """The option that asks for one of several passes, or ""."""
+def _pass_by_hand(settings: EncodeSettings) -> str:
+    """The option that asks for one of several passes, or says where their statistics are; or ""."""
     flags = settings.options.get("flags", "")
     if "pass1" in flags or "pass2" in flags:
         return f"-e flags={flags}"
-    asked = (f"{k}={v} in {name}" for name, k, v in _private(settings) if k == "pass" and v not in ("", "0"))
-    return next(asked, "")
+    for name in ("passlogfile", "stats"):
+        if name in settings.options:
+            return f"-e {name}={settings.options[name]}"
+    found = sorted((k, f"{k}={v} in {name}") for name, k, v in _private(settings) if v not in ("", "0"))
+    return next((told for k, told in found if k in ("pass", "stats")), "")
+
+
+def _check_passes(settings: EncodeSettings) -> None:
+    if (codec := encoder_codec(settings.codec).name) not in X26X:
+        raise UsageError(
+            f"--passes 2: {codec} does not keep its statistics in a file: use --codec libx264 or libx265, or make a"
+            " lossless output (--codec ffv1) and encode that in two passes"
+        )
+    private = {key: value for _, key, value in _private(settings)}
+    if settings.crf is not None or {"crf", "qp"} & {*settings.options, *private}:
+        raise UsageError("--passes 2 spreads a rate, and constant quality has none: give -e b=4M instead")
+    if settings.options.get("b", "0") in ("", "0") and private.get("bitrate", "0") in ("", "0"):
+        raise UsageError("--passes 2 needs a rate to spread over the video: add one, like -e b=4M")
 
 
 def must_be_frames(settings: EncodeSettings, on_damage: str, frames: int = 0) -> str:
@@ -107,16 +125,15 @@ def better(frames: Prediction, segments: Prediction) -> Prediction:
 
 
 def check_asked(asked: str, pack: str, settings: EncodeSettings, on_damage: str) -> None:
-    """Refuse two passes, and the segments plane, or inputs that stay coded, where that can't give what was asked for.
+    """Refuse two passes, the segments plane, or inputs that stay coded, where that can't give what was asked for.
 
     Raises:
         UsageError: tells what to do.
     """
-    if why := _passes(settings):
-        raise UsageError(
-            f"{why}: a job encodes once, as its frames come: give a rate alone (-e b=4M), or make a lossless output"
-            " (--codec ffv1) and encode that in two passes"
-        )
+    if why := _pass_by_hand(settings):
+        raise UsageError(f"{why}: a job sees to its passes itself: use --passes 2 (with libx264, libx264rgb, libx265)")
+    if settings.passes > 1:
+        _check_passes(settings)
     if pack == "coded" and on_damage == "conceal":
         raise UsageError("--pack coded can't conceal damage, for it finds frames by timestamp: use --pack auto")
     if asked != "segments":

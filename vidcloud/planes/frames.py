@@ -25,12 +25,14 @@ from vidcloud.media.encode import Encoder
 from vidcloud.media.index import FrameIndex, RunReader, tried_index
 from vidcloud.media.parts import PartCutter
 from vidcloud.media.probe import VideoInfo
+from vidcloud.media.settings import EncodeSettings
 from vidcloud.packing import Packing
 from vidcloud.pixels import Array, pixel_format
 from vidcloud.planes.base import Assembly, Gate, Prepared
 from vidcloud.planes.choice import Choice
 from vidcloud.planes.coded import CodedRun, coded_pays, open_source, own_threads, peek_coded
 from vidcloud.planes.output import Output, load_stages
+from vidcloud.planes.passes import FirstPass
 from vidcloud.planes.runs import Run, runs
 
 event = log.events("collector")
@@ -59,12 +61,20 @@ class FramesCollector:
 
     def __init__(self, spec: JobSpec, job: JobDirectory, source: Path, info: VideoInfo, choice: Choice) -> None:
         self._spec, self._job, self._source, self._info, self.choice = spec, job, source, info, choice
+        settings = EncodeSettings.from_json(spec.encode)
+        self._first = FirstPass(job.parts, settings, info) if settings.passes > 1 else None
+        if self._first:
+            _remove_parts(job.parts)  # a second encoder can't go on in the middle of the statistics
         self._output = Output(spec, job, source, info, choice)
+        self.passes = 2 if self._first and not self._first.ended else 1
+        self._starts, self._assembled = [0], 0
+        self._hashes = xxhash.xxh3_128()
         self._index = choice.index
         self.lossless = self._output.lossless
         self._resume_at = self.encoded = self._output.safe_frames
         self.unit_frames = spec.chunk
-        self.decoded, self.estimate = 0, info.frames
+        self.decoded, self.estimate = 0, self.passes * info.frames
+        self._before = 0  # frames decoded in earlier passes
         self._on_damage: OnDamage = "conceal" if spec.on_damage == "conceal" else "fail"
         self._packing = Packing(spec.pack)
         self._decode_s, self._shown = 0.0, 0
@@ -72,7 +82,7 @@ class FramesCollector:
         self._coded = spec.pack == "coded" or _any_coded(job)
         if self._coded:
             self._index = self._index or tried_index(source, info)
-            self.estimate = len(self._index.pts)
+            self.estimate = self.passes * len(self._index.pts)
         self._may_code = spec.pack == "auto" and self._on_damage == "fail" and _same_disk(source, job.root)
         self._encoder: Encoder | None = None
         self._cutter: PartCutter | None = None
@@ -81,14 +91,33 @@ class FramesCollector:
 
     @property
     def durable_units(self) -> int:
-        """Units whose frames are all in whole parts."""
-        return self._output.safe_frames // self._spec.chunk
+        """Units whose frames are all in whole parts; of two passes, those that an encoder was shown."""
+        return self._assembled if self._first else self._output.safe_frames // self._spec.chunk
+
+    def first_unit(self, anew: Callable[[], int]) -> int:
+        """Go on after the whole parts; begin a pass anew, with units that nobody had, where there are two."""
+        if self._first:
+            self._assembled = anew()
+            self._starts = [self._assembled]
+        return self.durable_units
 
     # -- decode --------------------------------------------------------------------------------------------------------
 
     def prepare(self, gate: Gate, have: Callable[[int], bool]) -> Iterator[Prepared]:
-        """Decode, and write each chunk with the halo it needs; or tell where its frames are, from any chunk on."""
-        unit = 0
+        """Decode, and write each chunk with the halo it needs; or tell where its frames are, from any chunk on.
+
+        For two passes all of it twice, with units that go on counting: no pixels are kept between them.
+        """
+        unit = self._starts[0]
+        for number in range(self.passes):
+            if number:
+                self._starts.append(unit)
+            for prepared in self._prepare_pass(gate, have):
+                yield prepared
+                unit = prepared.unit + 1
+
+    def _prepare_pass(self, gate: Gate, have: Callable[[int], bool]) -> Iterator[Prepared]:
+        unit, self._before = self._starts[-1], self.decoded
         if not self._coded:
             for prepared in self._decode(gate, have):
                 yield prepared
@@ -101,14 +130,19 @@ class FramesCollector:
         size = (self._info.width, self._info.height)
         decoder = Decoder(self._source, self._info, on_damage=self._on_damage)
         with closing(self._counted(decoder)) as flow:
-            for unit, run in enumerate(runs(flow, self._spec.chunk, self._output.halo, fmt, fmt.samples(*size))):
+            chunks = runs(flow, self._spec.chunk, self._output.halo, fmt, fmt.samples(*size))
+            for unit, run in enumerate(chunks, self._starts[-1]):
                 if not gate(unit):
                     return
                 if not have(unit):
                     header = ChunkHeader(fmt.name, *size, run.first, run.start, run.stop, run.pts, run.durations)
                     self._put(unit, header, run.frames)
                 yield Prepared(unit, run.stop - run.start)
-                if unit % _AFTER == _AFTER - 1 and not decoder.report.repaired and self._is_better_coded():
+                if (
+                    (unit - self._starts[-1]) % _AFTER == _AFTER - 1
+                    and not decoder.report.repaired
+                    and self._is_better_coded()
+                ):
                     self._coded = True
                     break
         self._output.note(decoder.report.notes)
@@ -142,20 +176,21 @@ class FramesCollector:
         except MediaError:
             self._may_code = False
             return False
-        if len(index.pts) < self.decoded or index.pts[self.decoded - 1] != self._shown:
+        seen = self.decoded - self._before
+        if len(index.pts) < seen or index.pts[seen - 1] != self._shown:
             self._may_code = False  # packets tell of other frames than the decoder gave
             return False
         read_s = self._packing.read_s(self._source.stat().st_size / len(index.pts))
         nodes = max(1, self._job.nodes())
         if not coded_pays(index, chunk, nodes, decode_s=decode_s, pixels_s=pixels_s, read_s=read_s):
             return False
-        self.estimate = len(index.pts)
+        self.estimate = self.passes * len(index.pts)
         costs = {"pixels_ms": round(1e3 * pixels_s / chunk, 1), "decode_ms": round(1e3 * decode_s, 1)}
         event("inputs_stay_coded", after=self.decoded, **costs)
         return True
 
     def _tell(self, unit: int, index: FrameIndex, gate: Gate, have: Callable[[int], bool]) -> Iterator[Prepared]:
-        for start in range(unit * self._spec.chunk, len(index.pts), self._spec.chunk):
+        for start in range((unit - self._starts[-1]) * self._spec.chunk, len(index.pts), self._spec.chunk):
             if not gate(unit):
                 return
             stop = min(start + self._spec.chunk, len(index.pts))
@@ -163,29 +198,48 @@ class FramesCollector:
                 run = CodedRun.of(index, start, stop, self._output.halo)
                 self._job.directory.replace(f"chunks/ready/{unit:08d}", run.to_bytes())
             yield Prepared(unit, stop - start)
-            self.decoded = stop
+            self.decoded = self._before + stop
             unit += 1
 
     # -- encode --------------------------------------------------------------------------------------------------------
 
     def assemble(self, unit: int, result: Path) -> None:
-        """Check a result's hashes and encode it."""
+        """Check a result's hashes and encode it; in the first of two passes for the statistics alone."""
         header, frames = read_chunk(result)
         self._packing.hear(header.pace)
-        self._check(unit, header, frames)
+        start = max(s for s in self._starts if s <= unit)
+        self._check(unit, start, header, frames)
         self._output.note(header.notes)
+        if self._first and self.passes > 1 and start == self._starts[0]:
+            for told in zip(frames, header.pts, header.durations, header.hashes, strict=True):
+                self._first.encode(*told)
+                self.encoded += 1
+        else:
+            self._encode(header, frames)
+        self._assembled = unit + 1
+
+    def _encode(self, header: ChunkHeader, frames: Array) -> None:
         for i, (flat, pts, duration) in enumerate(zip(frames, header.pts, header.durations, strict=True)):
             if header.start + i < self._resume_at:
                 continue
             if self._encoder is None or self._cutter is None:
-                self._encoder = Encoder(self._output.settings, self._info)
+                self._encoder = self._open_encoder()
                 self._cutter = PartCutter(self._job.parts, self._encoder, self._info.time_base, self._resume_at)
             self._output.frame(pts, duration, header.hashes[i])
+            self._hashes.update(header.hashes[i].encode())
             self._output.safe(self._cutter.feed(self._encoder.encode(flat, pts, duration)))
             self.encoded += 1
 
-    def _check(self, unit: int, header: ChunkHeader, frames: Array) -> None:
-        expected_start = unit * self._spec.chunk
+    def _open_encoder(self) -> Encoder:
+        if self._first is None:
+            return Encoder(self._output.settings, self._info)
+        if not self._first.ended:
+            self._first.finish()
+            event("first_pass", frames=self.encoded)
+        return Encoder(self._output.settings, self._info, statistics=self._first.statistics)
+
+    def _check(self, unit: int, start: int, header: ChunkHeader, frames: Array) -> None:
+        expected_start = (unit - start) * self._spec.chunk
         whole = header.start == header.first == expected_start and len(frames) == header.stop - header.start
         if not whole or len(header.hashes) != len(frames) or header.format != self._output.resolved.storage:
             raise ShareError(f"the result of unit {unit} is not what was asked for: {header.start}…{header.stop}")
@@ -203,7 +257,15 @@ class FramesCollector:
         """End the encoding, join the parts and all other streams of the input."""
         if self._encoder is not None and self._cutter is not None:
             self._output.safe([*self._cutter.feed(self._encoder.flush()), *self._cutter.finish()])
+        if self._first and not self._first.same(self._output.safe_frames, self._hashes.hexdigest()):
+            self._output.note(["the filter made other pixels in the second pass: it is not deterministic"])
         return self._output.finish()
+
+
+def _remove_parts(folder: Path) -> None:
+    for pattern in ("part-*", "*.frames.json"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def _any_coded(job: JobDirectory) -> bool:

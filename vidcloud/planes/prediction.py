@@ -55,7 +55,9 @@ class Prediction:
     traffic: float
 
 
-def predict(plane: str, costs: Costs, cutter: Cutter, frames: int, nodes: int, machine: Machine) -> Prediction:
+def predict(
+    plane: str, costs: Costs, cutter: Cutter, frames: int, nodes: int, machine: Machine, passes: int = 1
+) -> Prediction:
     """Predict one job.
 
     Args:
@@ -65,8 +67,12 @@ def predict(plane: str, costs: Costs, cutter: Cutter, frames: int, nodes: int, m
         frames: of the video.
         nodes: processors.
         machine: where they run.
+        passes: how often the frames plane decodes, filters and encodes each frame.
     """
-    limits, traffic = (_segments if plane == "segments" else _frames)(costs, cutter, frames, nodes, machine)
+    if plane == "segments":
+        limits, traffic = _segments(costs, cutter, frames, nodes, machine)
+    else:
+        limits, traffic = _frames(costs, passes * frames, nodes, machine)
     bandwidth = machine.share or 2 * costs.pixels / max(costs.move, 1e-9)
     limits["the share"] = traffic / bandwidth
     bottleneck = max(limits, key=lambda name: limits[name])
@@ -94,7 +100,7 @@ def _segments(
     return limits, frames * (costs.read + 2 * costs.coded)
 
 
-def _frames(costs: Costs, _cutter: Cutter, frames: int, nodes: int, machine: Machine) -> tuple[dict[str, float], float]:
+def _frames(costs: Costs, frames: int, nodes: int, machine: Machine) -> tuple[dict[str, float], float]:
     collector = costs.decode + costs.encode + costs.move / 2
     limits = {"nodes": frames * (costs.filter + costs.move / 2) / nodes}
     if machine.shared:

@@ -70,7 +70,7 @@ class SegmentsCollector:
         )  # fmt: skip
         self.unit_frames = spec.chunk * spec.segment_chunks
         self.encoded = self.decoded = self._output.safe_frames
-        self.estimate = len(self._index.pts)
+        self.estimate, self.passes = len(self._index.pts), 1
         self._version = source_version(spec, job)
         if self._version and self._version.size != source.stat().st_size:
             raise StorageError(f"{spec.input} has changed since it was fetched: start the job anew")
@@ -86,6 +86,10 @@ class SegmentsCollector:
     def durable_units(self) -> int:
         """Units whose parts are taken."""
         return len(self._output.parts)
+
+    def first_unit(self, anew: Callable[[], int]) -> int:  # noqa: ARG002 - of the seam
+        """Go on after the parts that are taken."""
+        return self.durable_units
 
     def prepare(self, gate: Gate, have: Callable[[int], bool]) -> Iterator[Prepared]:
         """Tell each unit's frames by timestamp."""

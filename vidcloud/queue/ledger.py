@@ -184,6 +184,27 @@ class Ledger:
         self._epoch = previous + 1
         self.publish(force=True)
 
+    def start_anew(self, spare: int) -> int:
+        """Give up all units of earlier collectors: what was made of them counts for nothing, and is removed.
+
+        Args:
+            spare: how many more units an earlier collector that is only thought dead may prepare.
+
+        Returns:
+            A number above all units that anybody claimed, to `open` with.
+        """
+        if self._epoch <= 1:
+            return 0
+        # Inputs go before claims are listed: who claims a unit after that finds nothing to work on.
+        for folder in (records.READY, records.PRIVATE, records.DONE):
+            for name in self._dir.names(folder):
+                self._dir.remove(f"{folder}/{name}")
+        for folder in sorted(self._dir.names(records.CLAIMS), reverse=True):
+            claims = self._dir.names(f"{records.CLAIMS}/{folder}")
+            if units := [parsed[0] for name in claims if (parsed := records.parse_epoch_name(name))]:
+                return max(units) + 1 + spare
+        return spare
+
     def open(self, first: int = 0) -> None:
         """Begin to take results and to give units away, as the job's collector.
 

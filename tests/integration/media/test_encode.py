@@ -15,11 +15,12 @@ from media_tools import encode_frames, read
 from samples import write
 
 from vidcloud.errors import MediaError, UsageError
-from vidcloud.media.encode import EncodedPacket, Encoder, EncodeSettings, check_settings, resolve
+from vidcloud.media.encode import EncodedPacket, Encoder, EncodeSettings, Statistics, check_settings, resolve
 from vidcloud.media.mux import mux
 from vidcloud.media.parts import PartCutter, decode_part, part_path, read_part, whole_parts
 from vidcloud.media.probe import probe
 from vidcloud.media.settings import fit_settings
+from vidcloud.pixels import pixel_format
 
 FAST = {"libx264": {"preset": "ultrafast"}, "libx265": {"preset": "ultrafast"}, "libsvtav1": {"preset": "12"}}
 
@@ -27,6 +28,30 @@ FAST = {"libx264": {"preset": "ultrafast"}, "libx265": {"preset": "ultrafast"}, 
 @pytest.fixture(scope="module")
 def long_video(tmp_path_factory):
     return read(write(tmp_path_factory.mktemp("long") / "long.mkv", codec="ffv1", frames=90, audio="aac"))
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx264rgb", "libx265"])
+def test_statistics_are_where_they_are_wanted_and_are_read(long_video, tmp_path, codec):
+    """Whatever the share is called: x265 is told the path among options that are parted by colons."""
+    folder = tmp_path / "a b:c'd\\e,f=g"
+    folder.mkdir()
+    settings = EncodeSettings(codec, preset="ultrafast", options={"b": "80k"})
+
+    def made(statistics):
+        encoder = Encoder(settings, long_video.info, statistics=statistics)
+        flat = np.zeros(pixel_format(encoder.resolved.storage).samples(96, 64), np.uint8)
+        packets = []
+        for n, frame in enumerate(long_video.frames):
+            flat[:] = frame[n // 45] if codec == "libx264rgb" else frame
+            packets += encoder.encode(flat, n * 40)
+        packets += encoder.flush()
+        encoder.close()
+        return [p.data for p in packets]
+
+    made(Statistics(folder / "s", write=True))
+    assert (folder / "s").stat().st_size > 0
+    assert not list(folder.glob("*.temp")), "closed, they are whole"
+    assert made(Statistics(folder / "s", write=False)) != made(None)
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,40 @@ def test_claims_by_two_processes_exclude(share, clock, ledger):
     assert sorted(claimed) == list(range(100))
 
 
+def test_a_collector_that_begins_anew_gives_out_units_that_nobody_had(share, clock, ledger):
+    """What was made before it, or still is being made, counts for nothing and does not stay."""
+    offer(ledger, share, 6)
+    worker, slow = join(share, clock, "p1"), join(share, clock, "p2")
+    finish(worker, worker.claim())
+    held = slow.claim()
+    slow.private(held).write_bytes(b"half")
+    second = make_ledger(share, clock, "collector-2", gone=lambda ticket: ticket.node == "collector-1")
+    second.take()
+    first = second.start_anew(8)
+    assert first > held.unit + 8
+    assert [share.names(folder) for folder in (records.READY, records.PRIVATE, records.DONE)] == [[], [], []]
+    second.open(first)
+    with pytest.raises(FileNotFoundError):
+        slow.source(held).read_bytes()
+    finish(slow, held)
+    assert [(r.unit, r.accepted) for r in second.poll()] == [(held.unit, False)]
+    share.path(records.ready_name(first)).write_bytes(b"input")
+    second.offer(first)
+    second.close(first + 1)
+    second.publish(force=True)
+    claim = worker.claim()
+    assert (claim.unit, claim.epoch) == (first, 1)
+    finish(worker, claim)
+    assert [(r.unit, r.accepted) for r in second.poll()] == [(first, True)]
+    assert second.complete
+
+
+def test_the_first_collector_begins_with_unit_0(share, clock):
+    ledger = make_ledger(share, clock)
+    ledger.take()
+    assert ledger.start_anew(8) == 0
+
+
 def test_a_result_is_accepted_once_and_in_its_epoch(share, clock, ledger):
     offer(ledger, share, 1)
     worker = join(share, clock, "p1")
