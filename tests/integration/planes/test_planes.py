@@ -21,11 +21,11 @@ from vidcloud.queue.records import Ticket
 class Bench:
     """A job on a plane, with both roles' sides of it."""
 
-    def __init__(self, folder, source, plane, pack="auto", filters=("invert",)):
+    def __init__(self, folder, source, plane, pack="auto", filters=("invert",), settings=None):
         refs = tuple(plugins.resolve(f).ref.to_json() for f in filters)
         self.spec = JobSpec(
             id="j", created=0.0, input=f"file://{source}", output=f"file://{folder}/out.mkv", filters=refs,
-            encode=EncodeSettings("ffv1").to_json(), plane=plane, pack=pack,
+            encode=(settings or EncodeSettings("ffv1")).to_json(), plane=plane, pack=pack,
             chunk=8, segment_chunks=1,
         )  # fmt: skip
         self.job = jobs.create(folder / "share", self.spec)
@@ -98,6 +98,30 @@ def test_a_second_collector_goes_on_after_the_last_whole_part(bench, tmp_path, s
     for unit in range(second.durable_units, 4):
         second.assemble(unit, results[unit])
     assert second.finish().frames == 30
+
+
+@pytest.mark.parametrize("pack", ["auto", "coded"])
+def test_a_second_collector_makes_the_pass_that_was_broken_off_and_no_other(tmp_path, samples, pack):
+    """Of two passes; with units that nobody had, and each frame once in the output."""
+    source = samples("no-audio.mp4")
+    bench = Bench(tmp_path, source, "frames", pack, settings=EncodeSettings(options={"b": "80k"}, passes=2))
+    assert [(u.unit, u.frames) for u in bench.units] == list(enumerate([8, 8, 8, 6] * 2))
+    assert bench.collector.passes == 2
+    for unit in range(5):
+        bench.collector.assemble(unit, bench.result(unit))
+        assert bench.collector.durable_units == unit + 1, "nothing stays on the share"
+    assert bench.collector.encoded == 38
+    second = planes.open_collector(bench.spec, bench.job, source, probe(source))
+    assert (second.passes, second.encoded, second.first_unit(lambda: 100)) == (1, 0, 100)
+    units = list(second.prepare(lambda _unit: True, lambda unit: unit < 100))
+    assert [u.unit for u in units] == [100, 101, 102, 103]
+    second.begin(tmp_path / "out.mkv")
+    for unit in range(100, 104):
+        second.assemble(unit, bench.result(unit))
+    made = second.finish()
+    assert (made.frames, made.report) == (30, [])
+    assert len(list(second.proof_frames())) == 30
+    bench.processor.close()
 
 
 class SlowShare:
