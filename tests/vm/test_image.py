@@ -94,7 +94,9 @@ def test_a_job_on_machines_of_the_image(bed, samples, tmp_path, encrypt):
     )  # fmt: skip
     for host in bed.when(lambda: len(hosts := bed.hosts()) == 2 and hosts):
         root.authorize(host)  # they ask for it once, when they have booted
-    lead = bed.when(lambda: next((h for h in bed.hosts() if "becomes a collector" in bed.console(h)), None), timeout=600)
+    lead = bed.when(
+        lambda: next((h for h in bed.hosts() if "becomes a collector" in bed.console(h)), None), timeout=600
+    )
     bed.when(lambda: root.ssh(lead, "id -un").stdout == "root\n", timeout=600)
     for refused in (
         root.ssh(lead, "id", key="other"),
