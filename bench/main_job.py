@@ -97,6 +97,12 @@ def adopt_orphans():
         raise SystemExit(f"prctl: {os.strerror(ctypes.get_errno())}")
 
 
+def environment(share=None):
+    """For a command as a user has it: modules compiled, as pip leaves them."""
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    return env | ({"VIDCLOUD_SHARE": str(share)} if share else {})
+
+
 def measured(command, env):
     """Wall and CPU seconds of a command and all its descendants, and what it printed."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
@@ -127,8 +133,7 @@ def bench(what, ways, source, folder, frames, rounds):
         ``ways``: for each its ``wall``, ``cpu`` and (of vidcloud) ``collector``; ``stages``: the CPU of each. Lists with one number a
         round, milliseconds a frame.
     """
-    env = {**os.environ, "VIDCLOUD_SHARE": str(folder / "share")}
-    env.pop("PYTHONDONTWRITEBYTECODE", None)  # an installation by pip has compiled its modules
+    env = environment(folder / "share")
     seen = {way: {"wall": [], "cpu": []} for way in ways}
     stages = {stage: [] for stage in STAGES}
     for n in range(rounds + 1):
@@ -242,8 +247,7 @@ def main():
             ways = [SEGMENTS, *([] if told.ways else [FRAMES]), *chosen]
             record["filters"][what] = found = bench(what, ways, source, folder, told.frames, told.rounds)
             print("\n".join(table(what, found)), flush=True)
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    record["help"] = [measured([*VIDCLOUD, "--help"], env)[1] for _ in range(11)]
+    record["help"] = [measured([*VIDCLOUD, "--help"], environment())[1] for _ in range(11)]
     record["command"] = " ".join(["python bench/main_job.py", *sys.argv[1:]])
     print(tables(record)[-2])
     if told.write:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import av
 import cv2
-from main_job import ROOT, VIDCLOUD, write_section
+from main_job import ROOT, VIDCLOUD, environment, write_section
 
 RATE, GOP = 25, 120
 MB = 1e6
@@ -120,7 +120,7 @@ def watch(source, plane, every):
     job, staged = folder / "share/jobs/j", folder / f".out.j.partial{source.suffix}"
     command = [*VIDCLOUD, "run", source.name, "-o", f"out{source.suffix}", "--filter", FILTER, "--nodes", str(NODES)]
     command += ["--preset", PRESET, "--plane", plane, "--job-id", "j", "--json"]
-    env = {**os.environ, "VIDCLOUD_SHARE": str(folder / "share")}
+    env = environment(folder / "share")
     with (folder / "told").open("w+") as told:
         running = subprocess.Popen(command, cwd=folder, env=env, stdout=told, stderr=subprocess.STDOUT)
         samples = []

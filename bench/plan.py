@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from main_job import VIDCLOUD, make_input, measured, write_section
+from main_job import VIDCLOUD, environment, make_input, measured, write_section
 
 CASES = [
     ("invert", "veryfast", "segments"),
@@ -43,7 +43,7 @@ def main():
     seen = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        source, env = folder / "in.mp4", {**os.environ, "VIDCLOUD_SHARE": str(folder / "share")}
+        source, env = folder / "in.mp4", environment(folder / "share")
         make_input(source, told.frames)
         for _ in range(told.rounds):
             for what, preset, plane in CASES:
