@@ -16,6 +16,7 @@ import numpy as np
 from av.codec.context import Flags
 from av.stream import Disposition
 
+from vidcloud.media.scheduling import scheduling_kept
 from vidcloud.pixels import Array, PixelFormat, pixel_format, planes_of
 
 WIDTH, HEIGHT, RATE = 96, 64, 25
@@ -109,7 +110,8 @@ def write(
         if setup:
             setup(out, video)
         out.metadata.update(metadata or {})
-        out.start_encoding()
+        with scheduling_kept():
+            out.start_encoding()
         mark = _fields(fields, size, pix_fmt, time_base) if fields else None
         packets = []
         for n, at in enumerate(pts):

@@ -20,6 +20,7 @@ from vidcloud.media import colour
 from vidcloud.media.files import reason
 from vidcloud.media.pictures import writer
 from vidcloud.media.probe import VideoInfo
+from vidcloud.media.scheduling import scheduling_kept
 from vidcloud.media.settings import (
     COUNT_FRAMES,
     FIXED_QUALITY,
@@ -119,7 +120,8 @@ class Encoder:
         self._given = 0
         self._to_frame = writer(self.resolved.storage, self.resolved.pix_fmt, info.width, info.height)
         self._template: bytes | None = None
-        self._open(settings, threads)
+        with scheduling_kept():
+            self._open(settings, threads)
         told = f"{self.resolved.codec} {info.width}x{info.height} ".encode() + (self._context.extradata or b"")
         self.parameters = xxhash.xxh3_128_hexdigest(told)
         self._fields = _FieldFlags(info, self.resolved.pix_fmt) if self._interlaced else None

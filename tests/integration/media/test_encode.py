@@ -1,6 +1,7 @@
 """Encoding settings are checked early; parts are cut where a fresh encoder can go on."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -251,6 +252,20 @@ def test_avi_gets_no_b_frames():
     assert fit_settings(EncodeSettings("ffv1"), "avi") == EncodeSettings("ffv1")
     with pytest.raises(UsageError, match="B-frames"):
         fit_settings(EncodeSettings(options={"bf": "2"}), "avi")
+
+
+@pytest.mark.parametrize("name", ["libx264", "libx265", "libsvtav1", "libvpx-vp9"])
+def test_encoders_leave_scheduling_as_it_was(samples, name):
+    """Regression: SVT-AV1 made root's processes real-time ones, by which two processors halted a machine."""
+    code = (
+        "import os, sys; from vidcloud.media.probe import probe; from vidcloud.media.encode import *\n"
+        f"e = Encoder(EncodeSettings({name!r}), probe(sys.argv[1]), threads=2)\n"
+        "print(len(os.listdir('/proc/self/task')), {os.sched_getscheduler(int(t)) for t in os.listdir('/proc/self/task')})"
+    )
+    told = subprocess.run([sys.executable, "-c", code, samples("cfr.mp4")], capture_output=True, text=True, check=True)
+    threads, policies = told.stdout.split(maxsplit=1)
+    assert policies == f"{{{os.SCHED_OTHER}}}\n"
+    assert int(threads) > 1
 
 
 @pytest.mark.parametrize("name", ["libx264", "libx265", "libsvtav1", "libvpx-vp9"])
