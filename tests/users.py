@@ -101,6 +101,15 @@ class User:
             assert time.monotonic() < deadline, f"still running: {left}"
             time.sleep(0.05)
 
+    def kill_all(self, child: subprocess.Popen[str], nodes: list[dict[str, Any]]) -> None:
+        """Kill a launcher, and after it the nodes that a status told of; return when all are gone."""
+        child.kill()
+        child.wait()
+        for node in nodes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(node["pid"], signal.SIGKILL)
+        self.when_no_processes()
+
     def processes(self) -> list[int]:
         """Processes that work on this user's share."""
         found = []

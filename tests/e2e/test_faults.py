@@ -136,15 +136,6 @@ def test_a_killed_collector_is_followed_by_another(user, start, gates, ended, as
     as_ever()
 
 
-def kill_all(user, child, nodes):
-    child.kill()
-    child.wait()
-    for node in nodes:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(node["pid"], signal.SIGKILL)
-    user.when_no_processes()
-
-
 @pytest.mark.parametrize(
     ("plane", "pack"), [("frames", "auto"), ("frames", "coded"), ("segments", "auto")], indirect=["plane"]
 )
@@ -154,7 +145,7 @@ def test_all_is_killed_and_the_job_resumed(user, start, gates, as_ever, pack):
     child = start("--pack", pack, hold=1000, last=0)
     done = user.share / "jobs/j/chunks/done"
     now = user.when("j", lambda _: done.exists() and len(list(done.iterdir())) >= 4)
-    kill_all(user, child, now["nodes"])
+    user.kill_all(child, now["nodes"])
     done_before = {n.name for n in done.iterdir()}
     gates.open()
     gates.finish()
@@ -174,7 +165,7 @@ def test_packed_chunks_outlive_a_zombie_and_a_crash(user, start, gates, as_ever)
     chunks = user.share / "jobs/j/chunks"
     # Regression: the resumed collector threw away what was made in a second claim, and its input was gone.
     now = user.when("j", lambda _: any(p.suffix not in (".1", ".tmp") for p in (chunks / "done").iterdir()))
-    kill_all(user, child, now["nodes"])
+    user.kill_all(child, now["nodes"])
     stored = {read_header(p).stored for folder in ("ready", "done") for p in (chunks / folder).iterdir()}
     assert stored == {"blosc2"}
     gates.finish()

@@ -1,6 +1,5 @@
 """Two passes: the encoder sees the whole video twice, and the output is that of a plain loop that does so."""
 
-import contextlib
 import gc
 import json
 import os
@@ -199,12 +198,7 @@ def test_a_job_that_breaks_off_in_the_second_pass_begins_that_anew(user, again, 
     parts = user.share / "jobs/j/parts"
     now = user.when("j", lambda _: any(parts.glob("part-??????????")))  # which must not be in the output
     if all_die:
-        child.kill()
-        child.wait()
-        for node in now["nodes"]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(node["pid"], signal.SIGKILL)
-        user.when_no_processes()
+        user.kill_all(child, now["nodes"])
     else:
         kill_collector(now)
     (user.share / "open").touch()

@@ -1,9 +1,5 @@
 """An input by URL whose processors read it by ranges."""
 
-import contextlib
-import os
-import signal
-
 import pytest
 from servers import serving
 from users import same_frames
@@ -67,12 +63,7 @@ def test_a_resumed_job_reads_the_version_it_began_with(user, web, gates):
     child = user.start(*run, *SEGMENTS, "--job-id", "j")
     gates.held(1)
     now = user.status("j")
-    child.kill()
-    child.wait()
-    for node in now["nodes"]:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(node["pid"], signal.SIGKILL)
-    user.when_no_processes()
+    user.kill_all(child, now["nodes"])
     gates.open()
     copies = list((user.folder / "tmp").rglob("cat.mp4"))
     assert len(copies) == 1

@@ -85,10 +85,7 @@ def test_a_killed_job_is_resumed(user, samples, gates):
     child = user.start("run", samples("long-gop.mkv"), "--filter", f"{gates.filter}:last=59", "-o", "out.mkv", "--nodes", 2,
                        "--job-id", "j", *args)  # fmt: skip
     now = user.when("j", lambda s: s["frames"]["encoded"] >= 12)
-    child.kill()
-    child.wait()
-    for node in now["nodes"]:
-        os.kill(node["pid"], signal.SIGKILL)
+    user.kill_all(child, now["nodes"])
     gates.finish()
     assert user("resume", "j").code == 0
     user.run(samples("long-gop.mkv"), "--filter", gates.filter, "-o", "quiet.mkv", "--codec", "ffv1")

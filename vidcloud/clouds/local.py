@@ -1,4 +1,4 @@
-"""The laptop's cloud: an instance is a process, started with its user-data line through the entry that images have.
+"""The laptop's cloud: an instance is a process, started as the role script that its user-data line names.
 
 State lives in the job's ``instances/`` folder, one record an instance, so that any later command finds them.
 """
