@@ -1,5 +1,6 @@
 """What all tests share: `samples` can be imported, and makes files once a session."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+os.environ["MOTO_AMIS_PATH"] = str(Path(__file__).parent / "images.json")  # read when moto is imported
 
 # A shell has what it runs in the background ignore ^C, and so have all below it; tests press it.
 signal.signal(signal.SIGINT, signal.default_int_handler)

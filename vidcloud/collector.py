@@ -32,8 +32,12 @@ from vidcloud.scratch import scratch_folder
 
 _POLL_S = (0.005, 0.1)
 """The first and the longest pause of a collector to which nothing happens."""
-_POLL_LONG_S, _POLL_SHARE = 0.25, 0.02
-"""… or longer, where nothing has happened for long: this part of that time."""
+_POLL_LONG_S, _POLL_SHARE = 1.0, 0.1
+"""… or longer, while nodes have units to go on with and nothing has happened for long: this part of that time."""
+_POLLS_A_LEASE = 10
+"""… but so often at least: a collector that looks too seldom passes for a dead one."""
+_GROWN_S = 1.0
+"""How often a decoder that waits for the window looks whether nodes have joined."""
 _PROGRESS_S = 0.5
 _BEAT_S = 1.0
 _WINDOW_MIN, _WINDOW_A_NODE = 8, 4
@@ -90,6 +94,7 @@ class Collector:
         self._frames = self._filtered = 0
         self._differ: list[str] = []
         self._moved = threading.Condition()
+        self._news = threading.Event()
         self._stopping = False
         self._failure: BaseException | None = None
         self._began = time.time()
@@ -240,9 +245,11 @@ class Collector:
                 )
             if not done:
                 busy_at = now if busy else busy_at
-                longest = max(_POLL_S[1], min(_POLL_LONG_S, _POLL_SHARE * (now - busy_at)))
-                pause = _POLL_S[0] if busy else min(pause * 1.5, longest)
-                self._clock.sleep(pause)
+                # Once nothing is left to claim, who notices a result late ends the job late.
+                idle_s = 0.0 if self._ledger.all_claimed else now - busy_at
+                pause = _POLL_S[0] if busy else min(pause * 1.5, _longest_pause_s(idle_s, self._spec.lease_s))
+                self._news.wait(pause)
+                self._news.clear()
         return self._join(plane)
 
     def _join(self, plane: CollectorPlane) -> Assembly:
@@ -269,6 +276,7 @@ class Collector:
             if not isinstance(e, VidcloudError):
                 logging.getLogger("vidcloud.collector").exception("thread failed")
             self._failure = self._failure or e
+            self._news.set()
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
@@ -280,14 +288,16 @@ class Collector:
         resumed, have = self._retired, self._have
         for prepared in plane.prepare(self._gate, lambda unit: unit < resumed or unit in have):
             self._prepared.put(prepared)
+            self._news.set()
         self._prepared.put(None)
+        self._news.set()
 
     def _gate(self, unit: int) -> bool:
         """Let the decoder go no further than the window ahead of the encoder: that bounds the pixels on the share."""
         with self._moved:
             # The time-out is for the automatic window, which grows when nodes join.
             while not (self._stopping or unit < self._assembled + self._window()):
-                self._moved.wait(0.25)
+                self._moved.wait(_GROWN_S)
             return not self._stopping
 
     def _window(self) -> int:
@@ -300,6 +310,7 @@ class Collector:
             with self._moved:
                 self._assembled = unit + 1
                 self._moved.notify_all()
+            self._news.set()
 
     # -- the ledger's thread -------------------------------------------------------------------------------------------
 
@@ -445,6 +456,11 @@ class Collector:
             self._stopping = True
             self._moved.notify_all()
         self._results.put(None)
+
+
+def _longest_pause_s(idle_s: float, lease_s: float) -> float:
+    """How long to look away when nothing has happened for ``idle_s``."""
+    return max(_POLL_S[1], min(_POLL_LONG_S, _POLL_SHARE * idle_s, lease_s / _POLLS_A_LEASE))
 
 
 def _public(spec: JobSpec) -> dict[str, Any]:

@@ -64,6 +64,8 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run a command; map errors to one line and an exit code."""
+    # NumPy's BLAS would start a thread a core as it is imported, and let them spin: a role has one thread for that.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     arguments = sys.argv[1:] if argv is None else argv
     # --debug is taken anywhere on the line: it is added after something went wrong.
     debug = "--debug" in arguments or bool(os.environ.get("VIDCLOUD_DEBUG"))

@@ -275,6 +275,11 @@ class Ledger:
         """Whether all units of the job are accepted."""
         return self._total is not None and self._first >= self._total
 
+    @property
+    def all_claimed(self) -> bool:
+        """Whether workers have begun all units of the job."""
+        return self._total is not None and self._hint >= self._total
+
     def counts(self, unit: int, epoch: int) -> bool:
         """Whether a result of a unit that is not accepted yet would be, under this epoch."""
         state = self._unit(unit)
@@ -443,7 +448,7 @@ class Ledger:
         busy = {hold.owner for state in self._units.values() for hold in state.holds.values()}
         idle = any(n.alive and n.beat.unit < 0 and name not in busy for name, n in self.nodes.items())
         waits = any(state.retake for state in self._units.values())
-        if not idle or waits or self._total is None or self._hint < self._total:
+        if not idle or waits or not self.all_claimed:
             return []
         now = self._clock.monotonic()
         found = []
