@@ -43,6 +43,8 @@ WALL_GOALS = {
 }
 """What the segments plane's wall time ÷ a peer's should be at most."""
 REPEAT = 480
+_WARM = 20
+"""Frames of an input that is only there to warm the caches."""
 CPU_GOAL, COLLECTOR_GOAL = 1.10, 1.00
 """The most that the whole job's CPU ÷ the sum of its stages, and the collector's CPU in ms a frame, should be."""
 
@@ -126,8 +128,8 @@ def collector_cpu(share):
     return sum(float(x) for x in re.findall(r" ended .*cpu_s=([0-9.]+)", text))
 
 
-def bench(what, ways, source, folder, frames, rounds):
-    """All ways and stages in turn, round by round.
+def bench(what, ways, source, short, folder, frames, rounds, alone):
+    """All ways once with the short input, that caches be warm; then all ways and the stages ``alone`` in turn, round by round.
 
     Returns:
         ``ways``: for each its ``wall``, ``cpu`` and (of vidcloud) ``collector``; ``stages``: the CPU of each. Lists with one number a
@@ -135,20 +137,20 @@ def bench(what, ways, source, folder, frames, rounds):
     """
     env = environment(folder / "share")
     seen = {way: {"wall": [], "cpu": []} for way in ways}
-    stages = {stage: [] for stage in STAGES}
+    stages = {stage: [] for stage in alone}
     for n in range(rounds + 1):
         for way in ways:
-            target = folder / "out.mp4"
+            target, given = folder / "out.mp4", source if n else short
             if way.startswith("vidcloud"):
                 plane = way.split()[1]
-                command = [*VIDCLOUD, "run", source, "-o", target, "--filter", what, "--nodes", "2", "--force"]
+                command = [*VIDCLOUD, "run", given, "-o", target, "--filter", what, "--nodes", "2", "--force"]
                 command += ["--preset", "veryfast", "--crf", "20", "--no-proof", "--plane", plane]
             else:
-                command = [sys.executable, PEERS, way, source, target, what]
+                command = [sys.executable, PEERS, way, given, target, what]
             wall, cpu, told = measured([str(c) for c in command], env)
             if not way.startswith("vidcloud"):
                 cpu += float((told.split() or [0])[-1])
-            if n:  # the first round warms the caches
+            if n:
                 seen[way]["wall"].append(wall / frames * 1000)
                 seen[way]["cpu"].append(cpu / frames * 1000)
                 if way.startswith("vidcloud"):
@@ -190,21 +192,20 @@ def table(what, found):
             f"| {way} | {statistics.median(seen['wall']):.1f} | {statistics.median(seen['cpu']):.1f} | {of_rounds(wall)} "
             f"| {goal} | {of_rounds(cpu)} |"
         )
-    sums = [sum(values) for values in zip(*found["stages"].values(), strict=True)]
-    told = ", ".join(f"{stage} {statistics.median(values):.1f}" for stage, values in found["stages"].items())
+    sums, lines = [sum(values) for values in zip(*found["stages"].values(), strict=True)], [*lines, ""]
+    if sums:
+        told = ", ".join(f"{stage} {statistics.median(values):.1f}" for stage, values in found["stages"].items())
+        lines += [f"Stages alone, CPU ms/frame: {told}; sum {statistics.median(sums):.1f}.", ""]
     lines += [
-        "",
-        f"Stages alone, CPU ms/frame: {told}; sum {statistics.median(sums):.1f}.",
-        "",
         "| plane | CPU of the whole job ÷ that sum (min–max) | goal | collector's CPU ms/frame (min–max) | goal |",
         "| --- | --- | --- | --- | --- |",
     ]
     for way in (w for w in ways if w.startswith("vidcloud")):
-        whole, collector = ratios(ways[way]["cpu"], sums), ways[way]["collector"]
-        goals = (judged(whole, CPU_GOAL), judged(collector, COLLECTOR_GOAL)) if way == SEGMENTS else ("", "")
-        lines.append(
-            f"| {way.split()[1]} | {of_rounds(whole)} | {goals[0]} | {of_rounds(collector)} | {goals[1]} |",
-        )
+        whole, collector = ratios(ways[way]["cpu"], sums) if sums else [], ways[way]["collector"]
+        cells = [of_rounds(whole) if sums else "not measured", "", of_rounds(collector), ""]
+        if way == SEGMENTS:
+            cells[1], cells[3] = judged(whole, CPU_GOAL) if sums else "", judged(collector, COLLECTOR_GOAL)
+        lines.append(f"| {way.split()[1]} | {' | '.join(cells)} |")
     return [*lines, ""]
 
 
@@ -227,6 +228,9 @@ def main():
     parser.add_argument("--filters", nargs="+", choices=list(WAYS), default=list(WAYS))
     peers = sorted({peer for some in WAYS.values() for peer in some})
     parser.add_argument("--ways", nargs="+", choices=peers, help="only these peers, and no frames plane")
+    parser.add_argument(
+        "--no-stages", dest="stages", action="store_const", const=(), default=STAGES, help="save their time"
+    )
     parser.add_argument("--write", action="store_true", help="put the tables into docs/performance.md")
     parser.add_argument("--json", type=Path, help="leave every round's numbers here, for bench/plots.py")
     parser.add_argument("--tables", nargs="+", type=Path, metavar="FILE.json", help="run nothing: write these records")
@@ -242,10 +246,13 @@ def main():
         source = told.input or folder / "in.mp4"
         if not source.exists():
             make_input(source, told.frames)
+        make_input(short := folder / "short.mp4", _WARM)
         for what in told.filters:
             chosen = [peer for peer in WAYS[what] if told.ways is None or peer in told.ways]
             ways = [SEGMENTS, *([] if told.ways else [FRAMES]), *chosen]
-            record["filters"][what] = found = bench(what, ways, source, folder, told.frames, told.rounds)
+            record["filters"][what] = found = bench(
+                what, ways, source, short, folder, told.frames, told.rounds, told.stages
+            )
             print("\n".join(table(what, found)), flush=True)
     record["help"] = [measured([*VIDCLOUD, "--help"], environment())[1] for _ in range(11)]
     record["command"] = " ".join(["python bench/main_job.py", *sys.argv[1:]])
