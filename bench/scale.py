@@ -18,12 +18,11 @@ from pathlib import Path
 from vidcloud.planes.cuts import Cutter
 from vidcloud.queue import records
 from vidcloud.queue.ledger import Ledger
+from vidcloud.queue.pauses import Pauses
 from vidcloud.queue.records import Ticket
 from vidcloud.queue.worker import Worker
 
 CHUNK, CHUNKS = 20, 12
-POLL_S = (0.005, 0.1)
-"""As in collector.py."""
 TENTHS = 10
 
 
@@ -349,7 +348,7 @@ class Simulation:
         share.purpose = "poll"
         self._push(clock.now, "prepare", self._prepare())
         self._push(clock.now, "assemble", self._assemble())
-        pause, retired, waiting = POLL_S[0], 0, {}
+        pauses, retired, waiting = Pauses(self._costs.lease_s, clock.now), 0, {}
         while True:
             busy = False
             while self._prepared and self._prepared[0][0] <= clock.now:
@@ -377,8 +376,7 @@ class Simulation:
                 retired += 1
             if ledger.complete and self._assembled >= self._accepted_next:
                 break
-            pause = POLL_S[0] if busy else min(pause * 1.5, POLL_S[1])
-            clock.sleep(pause)
+            clock.sleep(pauses.next_s(clock.now, busy=busy, all_claimed=ledger.all_claimed))
             yield clock.now
         self.outcome.seconds = clock.now
         ledger.end("done")

@@ -27,15 +27,10 @@ from vidcloud.queue import records
 from vidcloud.queue.directory import SystemClock
 from vidcloud.queue.doubling import slowest
 from vidcloud.queue.ledger import Ledger, Result
+from vidcloud.queue.pauses import Pauses
 from vidcloud.queue.records import this_process
 from vidcloud.scratch import scratch_folder
 
-_POLL_S = (0.005, 0.1)
-"""The first and the longest pause of a collector to which nothing happens."""
-_POLL_LONG_S, _POLL_SHARE = 1.0, 0.1
-"""… or longer, while nodes have units to go on with and nothing has happened for long: this part of that time."""
-_POLLS_A_LEASE = 10
-"""… but so often at least: a collector that looks too seldom passes for a dead one."""
 _GROWN_S = 1.0
 """How often a decoder that waits for the window looks whether nodes have joined."""
 _PROGRESS_S = 0.5
@@ -216,8 +211,8 @@ class Collector:
     def _collect(self, plane: CollectorPlane) -> Assembly:
         for target in (self._prepare, self._assemble):
             threading.Thread(target=self._guard, args=(target, plane), name=target.__name__, daemon=True).start()
-        pause, last_progress, busy_at = _POLL_S[0], 0.0, self._clock.monotonic()
-        alive_at = busy_at
+        last_progress, alive_at = 0.0, self._clock.monotonic()
+        pauses = Pauses(self._spec.lease_s, alive_at)
         done = False
         while not done:
             busy = self._take_prepared()
@@ -244,11 +239,7 @@ class Collector:
                     f"then `vidcloud resume {self._job.id}`"
                 )
             if not done:
-                busy_at = now if busy else busy_at
-                # Once nothing is left to claim, who notices a result late ends the job late.
-                idle_s = 0.0 if self._ledger.all_claimed else now - busy_at
-                pause = _POLL_S[0] if busy else min(pause * 1.5, _longest_pause_s(idle_s, self._spec.lease_s))
-                self._news.wait(pause)
+                self._news.wait(pauses.next_s(now, busy=busy, all_claimed=self._ledger.all_claimed))
                 self._news.clear()
         return self._join(plane)
 
@@ -456,11 +447,6 @@ class Collector:
             self._stopping = True
             self._moved.notify_all()
         self._results.put(None)
-
-
-def _longest_pause_s(idle_s: float, lease_s: float) -> float:
-    """How long to look away when nothing has happened for ``idle_s``."""
-    return max(_POLL_S[1], min(_POLL_LONG_S, _POLL_SHARE * idle_s, lease_s / _POLLS_A_LEASE))
 
 
 def _public(spec: JobSpec) -> dict[str, Any]:

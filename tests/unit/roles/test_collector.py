@@ -3,7 +3,7 @@
 import pytest
 
 from vidcloud import job as jobs
-from vidcloud.collector import Collector, _longest_pause_s
+from vidcloud.collector import Collector
 from vidcloud.job import JobSpec
 from vidcloud.queue.ledger import Result
 
@@ -71,13 +71,6 @@ def test_a_window_is_wide_enough_for_nodes_that_are_still_to_come(collector):
     """Regression: a thousand nodes that joined at once found eight units."""
     collector._job.write_nodes(1000)
     assert collector._window() == 4000
-
-
-@pytest.mark.parametrize(
-    ("idle_s", "lease_s", "most"), [(0, 10, 0.1), (5, 10, 0.5), (60, 10, 1.0), (60, 2, 0.2), (60, 1, 0.1)]
-)
-def test_a_quiet_job_is_looked_at_less_often_but_many_times_a_lease(idle_s, lease_s, most):
-    assert _longest_pause_s(idle_s, lease_s) == pytest.approx(most)
 
 
 def test_what_is_prepared_wakes_the_collector(collector):
