@@ -102,7 +102,8 @@ def held(bed, count):
 
 
 def all_free(bed):
-    bed.when(lambda: not taken(bed) and not bed.running())
+    bed.when(lambda: not bed.running())
+    bed.when(lambda: not taken(bed))
     assert {(s["profile"], s["netboot"]) for s in systems(bed).values()} == {("other", "off")}
     raw = "".join(p.read_text() for p in (bed.cobbler / "var/lib/cobbler/collections/systems").iterdir())
     assert "vidcloud_line" not in raw
