@@ -2,7 +2,7 @@
 
 ``python bench/main_job.py [--rounds 5] [--frames 480] [--filters invert neon] [--ways ffmpeg loop] [--json FILE] [--write]``. Ways are
 run in turn (A B C A B C …), so that a machine whose speed drifts treats all alike; a ratio is of two times of one round.
-``--ways`` takes only these peers and leaves the frames plane out. ``--write`` puts the tables into docs/performance.md;
+``--ways`` takes only these peers and leaves the frames plane out, ``--no-stages`` the stages alone. ``--write`` puts the tables into docs/performance.md;
 ``--json`` leaves every round's numbers, which ``bench/plots.py`` draws.
 """
 

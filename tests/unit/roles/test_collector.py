@@ -73,22 +73,34 @@ def test_a_window_is_wide_enough_for_nodes_that_are_still_to_come(collector):
     assert collector._window() == 4000
 
 
-def test_what_is_prepared_wakes_the_collector(collector):
-    """However long its pause is."""
+def test_what_its_threads_make_wakes_the_collector(tmp_path, collector):
+    """However long its pause is: each unit prepared, the end of them, each result assembled, a failure."""
+    woken = []
 
-    class Prepares(Plane):
+    def heard():
+        woken.append(collector._news.is_set())
+        collector._news.clear()
+
+    class Busy(Plane):
         def prepare(self, gate, have):
-            return iter(["unit"])
+            yield "one"
+            heard()
 
-    collector._prepare(Prepares())
-    assert collector._news.is_set()
+        def assemble(self, unit, path):
+            if unit:
+                heard()
 
-
-def test_a_failed_thread_wakes_the_collector(collector):
     def fails(plane):
         raise OSError("no space")
 
-    collector._guard(fails, Plane())
-    assert collector._news.is_set()
+    collector._prepare(Busy())
+    heard()
+    for item in [(0, tmp_path), (1, tmp_path), None]:
+        collector._results.put(item)
+    collector._assemble(Busy())
+    heard()
+    collector._guard(fails, Busy())
+    heard()
+    assert woken == [True] * 5
     with pytest.raises(OSError, match="no space"):
         collector._raise_failure()
