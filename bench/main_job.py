@@ -43,6 +43,8 @@ WALL_GOALS = {
 }
 """What the segments plane's wall time ÷ a peer's should be at most."""
 REPEAT = 480
+REUSE = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
+"""What the role scripts set, so that memory is used again: the stages alone have it, too, and peers don't."""
 _WARM = 20
 """Frames of an input that is only there to warm the caches."""
 CPU_GOAL, COLLECTOR_GOAL = 1.10, 1.00
@@ -157,7 +159,7 @@ def bench(what, ways, source, short, folder, frames, rounds, alone):
                     seen[way].setdefault("collector", []).append(collector_cpu(folder / "share") / frames * 1000)
             shutil.rmtree(folder / "share", ignore_errors=True)
         for stage, values in stages.items() if n else ():
-            _, _, told = measured([sys.executable, str(PEERS), f"stage_{stage}", str(source), "-", what], env)
+            _, _, told = measured([sys.executable, str(PEERS), f"stage_{stage}", str(source), "-", what], env | REUSE)
             values.append(float(told))
     return {"ways": seen, "stages": stages}
 

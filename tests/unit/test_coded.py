@@ -62,8 +62,13 @@ def test_reading_counts_as_decoding_does():
 
 def test_a_long_way_from_a_keyframe_is_not_gone_whatever_it_saves():
     """Who takes over the last unit would decode the whole video first."""
-    assert coded_pays(index(900, [0]), 20, 3, decode_s=0.01, pixels_s=100)
-    assert not coded_pays(index(1100, [0]), 20, 3, decode_s=0.01, pixels_s=100)
+    assert coded_pays(index(900, [0]), 20, 3, decode_s=0.06, pixels_s=100)
+    assert not coded_pays(index(1100, [0]), 20, 3, decode_s=0.06, pixels_s=100)
+
+
+def test_a_slow_machine_goes_the_way_from_the_usual_keyframe():
+    """Regression: 1080p at 50 ms a frame went over a slow share as pixels, for 240 frames are more than ten seconds there."""
+    assert coded_pays(index(10_000, range(0, 10_000, 250)), 20, 1, decode_s=0.05, pixels_s=6.7)
 
 
 def test_a_unit_tells_its_frames_with_their_halo(tmp_path):

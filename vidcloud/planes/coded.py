@@ -18,8 +18,8 @@ from vidcloud.ranges import RangeFile, Version
 
 _MARGIN = 0.95
 """Of the pixels' time before inputs stay coded: near a tie, go on as before."""
-_LONGEST_S = 10.0
-"""Seconds that a processor may decode before the first frame of its own: who takes a unit over must not look dead."""
+_LONGEST_S = 60.0
+"""Seconds that a processor may decode before the first frame of its own: who takes a unit over holds up all by that."""
 
 
 @dataclass(frozen=True)

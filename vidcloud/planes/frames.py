@@ -5,6 +5,7 @@ It reads as a chunk lives: `FramesCollector.prepare` decodes it, `FramesProcesso
 coded (`vidcloud.planes.coded`): then the processor decodes, too, and only results are pixels.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
@@ -311,7 +312,7 @@ class FramesProcessor:
 
     def process(self, source: Path, target: Path, step: Callable[[int], None], *, keep: bool) -> None:
         """Filter a chunk."""
-        run = self._read(source)
+        run = self._read(source, step)
         out = self._out[: run.stop - run.start]
         times = [float(p * self._info.time_base) for p in run.pts]
         self._chain.run(run.frames, run.first, out, run.start, times, keep=keep, step=step)
@@ -323,7 +324,7 @@ class FramesProcessor:
         )  # fmt: skip
         self._packing.write(target, result, out)
 
-    def _read(self, source: Path) -> Run:
+    def _read(self, source: Path, step: Callable[[int], None]) -> Run:
         coded = peek_coded(source)
         if coded is None:
             header, frames = read_chunk(source)
@@ -335,8 +336,8 @@ class FramesProcessor:
             self._reader = RunReader(file, self._info, own_threads(self._job), keep=overlap)
             most = len(self._out) + overlap
             self._in = np.empty((most, fmt.samples(self._info.width, self._info.height)), fmt.dtype)
-        durations = []
-        with closing(self._reader.run(coded.first, coded.pts, coded.entries)) as flow:
+        durations, way = [], itertools.count(1)  # a long way to the first frame shows progress, too
+        with closing(self._reader.run(coded.first, coded.pts, coded.entries, lambda: step(-next(way)))) as flow:
             for i, frame in enumerate(flow):
                 self._in[i] = frame.flat
                 durations.append(frame.duration)

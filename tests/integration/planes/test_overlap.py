@@ -27,11 +27,11 @@ def source(tmp_path):
 
 
 @pytest.fixture
-def processor(tmp_path, source):
+def processor(tmp_path, source, request):
     spec = JobSpec(
         id="j", created=0.0, input=f"file://{source}", output=f"file://{tmp_path}/out.mkv",
         filters=(plugins.resolve("invert").ref.to_json(),), encode=EncodeSettings("ffv1").to_json(),
-        plane="segments", chunk=8, segment_chunks=1,
+        plane=getattr(request, "param", "segments"), pack="coded", chunk=8, segment_chunks=1,
     )  # fmt: skip
     job = jobs.create(tmp_path / "share", spec)
     (job.root / "chunks").mkdir()
@@ -93,6 +93,21 @@ def test_a_long_way_to_the_first_frame_shows_progress(processor, source, monkeyp
     process(processor, source, 100, 110, step)
     assert -3 in steps
     assert max(steps) == 10
+
+
+@pytest.mark.parametrize("processor", ["frames"], indirect=True)
+def test_so_does_one_to_a_chunk_that_stayed_coded(processor, source):
+    """Who has lost the chunk goes no further."""
+    steps = []
+    process(processor, source, 104, 112, steps.append)
+    assert steps[:104] == [-n for n in range(1, 105)]
+    assert steps[-1] == 8
+
+    def lost(frames):
+        raise LeaseLostError(f"another has it, {frames}")
+
+    with pytest.raises(LeaseLostError, match=r"-1$"):
+        process(processor, source, 40, 48, lost)
 
 
 def test_nobody_decodes_on_for_a_segment_that_is_lost(processor, source, monkeypatch):
