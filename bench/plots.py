@@ -1,6 +1,6 @@
-"""Bars of wall and CPU time a frame for each way: ``python bench/plots.py FILE.json [--output docs/plots/main_job.png]``.
+"""Bars of wall and CPU time a frame for each way: ``python bench/plots.py FILE.json … [--output docs/plots/main_job.png]``.
 
-FILE is what ``bench/main_job.py --json`` leaves. Bars are medians, whiskers the range over the rounds.
+A FILE is what ``bench/main_job.py --json`` leaves; several are of as many frames and rounds. Bars are medians, whiskers the range over the rounds.
 """
 
 import argparse
@@ -45,13 +45,19 @@ def draw(record, path):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("json", type=Path, metavar="FILE.json")
+    parser.add_argument("json", type=Path, nargs="+", metavar="FILE.json")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "plots" / "main_job.png")
     told = parser.parse_args()
-    try:
-        record = json.loads(told.json.read_text())
-    except (OSError, ValueError) as e:
-        raise SystemExit(f"{told.json} can't be read: {e}") from e
+    record = {}
+    for path in told.json:
+        try:
+            read = json.loads(path.read_text())
+        except (OSError, ValueError) as e:
+            raise SystemExit(f"{path} can't be read: {e}") from e
+        if record and any(read[key] != record[key] for key in ("frames", "rounds", "machine")):
+            raise SystemExit(f"{path} is of other frames, rounds or another machine than {told.json[0]}")
+        record = record or read
+        record["filters"] |= read["filters"]
     draw(record, told.output)
     print(f"{told.output}: {told.output.stat().st_size} bytes")
 
