@@ -122,7 +122,7 @@ beside() {
     wait "$role" || code=$?
     kill -0 "$role" 2>/dev/null || break # a signal ended the waiting, not the role
   done
-  kill "$watching" 2>/dev/null || :
+  kill -KILL "$watching" 2>/dev/null || : # a TERM is lost between the fork and its first line
   return "$code"
 }
 

@@ -204,6 +204,20 @@ def test_a_line_makes_a_processor_and_then_the_machine_goes(machine):
     assert "i-007 becomes a processor" in told
 
 
+def test_no_watcher_outlives_its_role(machine):
+    """Regression: a watcher that had not begun to listen when its role ended stayed, and the machine with it."""
+    lines = (
+        ". "
+        + str(SCRIPTS / "host.sh")
+        + """
+    deaf() { trap '' TERM; while :; do sleep 0.05; done; }
+    beside deaf sh -c 'sleep 0.2'; echo left"""
+    )
+    shell = ["/bin/sh", "-euc", lines]
+    done = subprocess.run(shell, env=machine.environment(0), capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "left\n", "the pipe is closed only when all have ended"
+
+
 def test_a_collector_has_the_job_and_exports_to_its_nodes_alone(machine):
     """Regression: the prototype exported to a whole /24, with no_root_squash, insecure, async."""
     hosts = machine.share / "jobs/j/hosts"
