@@ -1,6 +1,7 @@
 """Bars of wall and CPU time a frame for each way: ``python bench/plots.py FILE.json … [--output docs/plots/main_job.png]``.
 
-A FILE is what ``bench/main_job.py --json`` leaves; several are of as many frames and rounds. Bars are medians, whiskers the range over the rounds.
+A FILE is what ``bench/main_job.py --json`` leaves; several are of as many frames and rounds. Bars are medians, whiskers
+the range over the rounds.
 """
 
 import argparse

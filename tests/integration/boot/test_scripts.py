@@ -205,14 +205,9 @@ def test_a_line_makes_a_processor_and_then_the_machine_goes(machine):
 
 
 def test_no_watcher_outlives_its_role(machine):
-    """Regression: a watcher that had not begun to listen when its role ended stayed, and the machine with it."""
-    lines = (
-        ". "
-        + str(SCRIPTS / "host.sh")
-        + """
-    deaf() { trap '' TERM; while :; do sleep 0.05; done; }
-    beside deaf sh -c 'sleep 0.2'; echo left"""
-    )
+    """Regression: one that begins as its role ends may not hear a TERM, and kept its machine on."""
+    deaf = "deaf() { trap '' TERM; while :; do sleep 0.05; done; }"
+    lines = f". {SCRIPTS / 'host.sh'}; {deaf}; beside deaf sleep 0.2; echo left"
     shell = ["/bin/sh", "-euc", lines]
     done = subprocess.run(shell, env=machine.environment(0), capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "left\n", "the pipe is closed only when all have ended"
