@@ -252,6 +252,22 @@ def test_a_collector_waits_for_nodes_that_leave(machine):
     assert "exportfs -ua" in machine.said()
 
 
+def test_a_collector_waits_for_the_others_when_one_leaves_while_it_looks(machine):
+    """Regression: a name that was gone when it was listed counted for all; then the share hung in those that were left."""
+    workers = machine.share / "jobs/j/workers"
+    machine.stub("python", machine.role(f"mkdir -p {workers}; touch {workers}/i-1.beat {workers}/i-2.beat"))
+    machine.stub("ls", f'rm -f {workers}/i-1.beat; exec /bin/ls "$@"')
+    with machine.serving() as port:
+        child = machine.start(port, *COLLECTOR, script="collector")
+        machine.when("<collector>")
+        time.sleep(0.5)  # nothing tells that something does not happen
+        assert "exportfs -ua" not in machine.said()
+        (workers / "i-1.beat").unlink(missing_ok=True)
+        (workers / "i-2.beat").unlink()
+        child.communicate(timeout=60)
+    assert "exportfs -ua" in machine.said()
+
+
 def test_a_processor_with_a_key_mounts_through_its_tunnel(machine):
     machine.key = "ab" * 32
     look = f'stat -c \'psk %a\' "$VIDCLOUD_BUNDLE/tunnel.psk" >>{machine.calls}; ls "$VIDCLOUD_RUN" >>{machine.calls}'
