@@ -52,7 +52,7 @@ CPU_GOAL, COLLECTOR_GOAL = 1.10, 1.00
 
 
 def make_input(path, frames):
-    """1080p: the example scaled up, with grain (sigma 6, fixed seed), H.264 of about 25 Mbit/s; again from its start after 480 frames."""
+    """1080p: the example scaled up, with grain (sigma 6, fixed seed), H.264 of about 60 Mbit/s; again from its start after 480 frames."""
     import av
     import cv2
     import numpy as np

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from vidcloud.planes.costs import Costs
 from vidcloud.planes.cuts import Cutter
 
-_START_S = 1.2
+_START_S = 0.8
 """From the command to the first claim, with nodes that run already or start at the same time."""
-_START_CPU_S = 0.8
+_START_CPU_S = 0.4
 """CPU seconds that a node needs to start; nodes on one machine wait for each other."""
 _END_S = 0.4
 _COLLECT_S = 0.0007
