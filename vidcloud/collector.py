@@ -69,6 +69,7 @@ class Collector:
             lease_s=self._spec.lease_s,
             stall_s=self._spec.stall_s,
             keep=self._spec.on_error == "keep",
+            wanted=self._job.nodes,
             event=event,
         )
         self._prepared: queue.SimpleQueue[Prepared | None] = queue.SimpleQueue()

@@ -275,7 +275,7 @@ def test_a_failing_filter_fails_the_job_with_a_clear_line(user, clip, plane):
     assert failed.code == 1
     last = failed.err.strip().splitlines()[-1]
     assert "filter ./bad.py failed on frame 23 (at 0.920 s): RuntimeError: no good" in last
-    assert "processor-1" in last
+    assert "(2 times, on processor-1, processor-2)" in last
     assert "Traceback" not in failed.err
     assert "raise RuntimeError('no good')" in user("logs", "j").out, "the logs have the whole traceback"
     assert not (user.folder / "out.mkv").exists()

@@ -35,6 +35,8 @@ _TOLD = 2048
 """Units above the hint of which the frontier tells whether they are claimed: more than any worker's choice is wide."""
 _RELEASES_MAX = 32
 """How often a unit may be given back: draining nodes does so once each, a missing input for ever."""
+_COMING_S = 60.0
+"""How long a unit that failed waits for a node that is asked for and not there: those that are there failed on it."""
 _FALSE_DEATH_GROWTH = 2.0
 _LEASE_MAX_FACTOR = 16.0
 
@@ -98,6 +100,7 @@ class _Unit:
     holds: dict[int, _Hold] = field(default_factory=dict)
     doubled: bool = False
     failures: list[dict[str, Any]] = field(default_factory=list)
+    failed_at: float = float("-inf")
     deaths: int = 0
     releases: int = 0
     retake: Retake | None = None
@@ -115,6 +118,7 @@ class Ledger:
         attempts: failures of one unit, on different nodes where there are several, after which the job fails.
         max_deaths: workers that die over one unit before the job fails: it may be the unit that kills them.
         keep: after the attempts let the unit be done with ``keep`` instead of failing the job.
+        wanted: how many workers the user asks for now.
         gone: whether a ticket's process is certainly dead; seen only on the same host.
         event: called with an event's name and fields, for the log.
     """
@@ -130,6 +134,7 @@ class Ledger:
         attempts: int = 2,
         max_deaths: int = 4,
         keep: bool = False,
+        wanted: Callable[[], int] = lambda: 0,
         gone: Callable[[Ticket], bool] = records.process_gone,
         event: Callable[..., None] = lambda _name, **_fields: None,
     ) -> None:
@@ -141,6 +146,7 @@ class Ledger:
         self._attempts = attempts
         self._max_deaths = max_deaths
         self._keep = keep
+        self._wanted = wanted
         self._gone = gone
         self._event = event
         self._units: dict[int, _Unit] = {}
@@ -418,6 +424,7 @@ class Ledger:
     def _failed(self, unit: int, epoch: int, note: dict[str, Any]) -> None:
         state = self._unit(unit)
         state.failures.append(note)
+        state.failed_at = self._clock.monotonic()
         self._event("unit_failed", unit=unit, epoch=epoch, node=note["node"], error=note.get("detail", ""))
         if len(state.failures) < self._attempts:
             self._give_away(unit, epoch)
@@ -434,9 +441,14 @@ class Ledger:
             state.epoch, state.retake = epoch + 1, None
         if not state.holds and state.retake is None:
             failed = {str(f["node"]) for f in state.failures}
-            others = any(n.alive for name, n in self.nodes.items() if name not in failed)
-            state.retake = Retake(state.epoch, tuple(sorted(failed)) if others else (), keep)
+            state.retake = Retake(state.epoch, tuple(sorted(failed)) if self._others(state, failed) else (), keep)
         self._stale = True
+
+    def _others(self, state: _Unit, nodes: set[str]) -> bool:
+        """Whether there are nodes besides these, or are to come soon."""
+        if any(n.alive for name, n in self.nodes.items() if name not in nodes):
+            return True
+        return self._clock.monotonic() - state.failed_at < _COMING_S and self._wanted() > self.alive
 
     # -- second runs ---------------------------------------------------------------------------------------------------
 
@@ -523,8 +535,8 @@ class Ledger:
         now = self._looked  # what was read is no older, however long the reading took
         for unit, state in sorted(self._units.items()):
             if state.retake and not state.holds:
-                if set(state.retake.avoid) >= {n for n, s in self.nodes.items() if s.alive}:
-                    # The nodes that were to do it instead are gone: whoever is left may try again.
+                if state.retake.avoid and not self._others(state, set(state.retake.avoid)):
+                    # The nodes that were to do it instead are gone, or don't come: whoever is left may try again.
                     state.retake = Retake(state.epoch, (), state.retake.keep)
                     self._stale = True
                 continue

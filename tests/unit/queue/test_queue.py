@@ -255,6 +255,27 @@ def test_a_failed_unit_comes_back_when_all_others_are_gone(share, clock, ledger)
     assert one.claim().epoch == 2
 
 
+@pytest.mark.parametrize("comes", [True, False])
+def test_a_failed_unit_waits_a_while_for_a_node_that_is_asked_for(share, clock, comes):
+    """Promise 4: the first node that is up may be a bad one; it alone must not end the job."""
+    ledger = make_ledger(share, clock, wanted=lambda: 2)
+    ledger.open()
+    offer(ledger, share, 1)
+    one = join(share, clock, "one")
+    pass_time(clock, 1, one, ledger=ledger)
+    one.fail(one.claim(), {"detail": "x"})
+    pass_time(clock, 50, one, ledger=ledger)
+    assert one.claim() is None, "another is to come"
+    if comes:
+        two = join(share, clock, "two")
+        pass_time(clock, 30, one, two, ledger=ledger)
+        assert one.claim() is None, "another is there"
+        assert two.claim().epoch == 2
+    else:
+        pass_time(clock, 12, one, ledger=ledger)
+        assert one.claim().epoch == 2
+
+
 def test_with_keep_the_third_claim_keeps_frames(share, clock):
     ledger = make_ledger(share, clock, keep=True)
     ledger.open()
