@@ -36,7 +36,7 @@ _TOLD = 2048
 _RELEASES_MAX = 32
 """How often a unit may be given back: draining nodes does so once each, a missing input for ever."""
 _COMING_S = 60.0
-"""How long a unit that failed waits for a node that is asked for and not there: those that are there failed on it."""
+"""How long after one came or went another that is asked for is expected; a unit that failed on all others waits."""
 _FALSE_DEATH_GROWTH = 2.0
 _LEASE_MAX_FACTOR = 16.0
 
@@ -100,7 +100,6 @@ class _Unit:
     holds: dict[int, _Hold] = field(default_factory=dict)
     doubled: bool = False
     failures: list[dict[str, Any]] = field(default_factory=list)
-    failed_at: float = float("-inf")
     deaths: int = 0
     releases: int = 0
     retake: Retake | None = None
@@ -162,6 +161,7 @@ class Ledger:
         self._beat = 0
         self._hint = 0
         self._opened_at = float("inf")
+        self._changed_at = float("-inf")  # when a node came or went last
         self._present: set[str] = set()
         self._unread: list[str] = []
         self._unowned: list[tuple[int, int, str]] = []
@@ -424,7 +424,6 @@ class Ledger:
     def _failed(self, unit: int, epoch: int, note: dict[str, Any]) -> None:
         state = self._unit(unit)
         state.failures.append(note)
-        state.failed_at = self._clock.monotonic()
         self._event("unit_failed", unit=unit, epoch=epoch, node=note["node"], error=note.get("detail", ""))
         if len(state.failures) < self._attempts:
             self._give_away(unit, epoch)
@@ -441,14 +440,14 @@ class Ledger:
             state.epoch, state.retake = epoch + 1, None
         if not state.holds and state.retake is None:
             failed = {str(f["node"]) for f in state.failures}
-            state.retake = Retake(state.epoch, tuple(sorted(failed)) if self._others(state, failed) else (), keep)
+            state.retake = Retake(state.epoch, tuple(sorted(failed)) if self._others(failed) else (), keep)
         self._stale = True
 
-    def _others(self, state: _Unit, nodes: set[str]) -> bool:
+    def _others(self, nodes: set[str]) -> bool:
         """Whether there are nodes besides these, or are to come soon."""
         if any(n.alive for name, n in self.nodes.items() if name not in nodes):
             return True
-        return self._clock.monotonic() - state.failed_at < _COMING_S and self._wanted() > self.alive
+        return self._clock.monotonic() - self._changed_at < _COMING_S and self._wanted() > self.alive
 
     # -- second runs ---------------------------------------------------------------------------------------------------
 
@@ -535,7 +534,7 @@ class Ledger:
         now = self._looked  # what was read is no older, however long the reading took
         for unit, state in sorted(self._units.items()):
             if state.retake and not state.holds:
-                if state.retake.avoid and not self._others(state, set(state.retake.avoid)):
+                if state.retake.avoid and not self._others(set(state.retake.avoid)):
                     # The nodes that were to do it instead are gone, or don't come: whoever is left may try again.
                     state.retake = Retake(state.epoch, (), state.retake.keep)
                     self._stale = True
@@ -586,7 +585,7 @@ class Ledger:
         self._present = {n.removesuffix(".beat") for n in self._dir.names(records.WORKERS) if n.endswith(".beat")}
         for name, node in self.nodes.items():
             if node.alive and name not in self._present:
-                node.alive = False
+                node.alive, self._changed_at = False, self._clock.monotonic()
                 self._event("node_left", node=name)
 
     def _read_owner(self, unit: int, epoch: int, name: str) -> None:
@@ -602,7 +601,7 @@ class Ledger:
             node = self.nodes.get(name)
             if node is None:
                 ticket = Ticket.from_bytes(self._dir.read(f"{records.WORKERS}/{name}.ticket"))
-                self.nodes[name] = Node(ticket, beat, now, now)
+                self.nodes[name], self._changed_at = Node(ticket, beat, now, now), now
                 self._event("node_joined", node=name, address=ticket.address)
             elif beat != node.beat:
                 if not node.alive:
@@ -612,7 +611,7 @@ class Ledger:
                 node.beat, node.changed, node.alive = beat, now, True
         node = self.nodes.get(name)
         if node is not None and node.alive and (now - node.changed > self.lease_s or self._gone(node.ticket)):
-            node.alive = False
+            node.alive, self._changed_at = False, now
             self._event("node_dead", node=name, silent_s=round(now - node.changed, 2))
 
     def _false_death(self, name: str) -> None:

@@ -255,8 +255,7 @@ def test_a_failed_unit_comes_back_when_all_others_are_gone(share, clock, ledger)
     assert one.claim().epoch == 2
 
 
-@pytest.mark.parametrize("comes", [True, False])
-def test_a_failed_unit_waits_a_while_for_a_node_that_is_asked_for(share, clock, comes):
+def test_a_failed_unit_waits_for_a_node_that_is_asked_for(share, clock):
     """Promise 4: the first node that is up may be a bad one; it alone must not end the job."""
     ledger = make_ledger(share, clock, wanted=lambda: 2)
     ledger.open()
@@ -266,14 +265,31 @@ def test_a_failed_unit_waits_a_while_for_a_node_that_is_asked_for(share, clock, 
     one.fail(one.claim(), {"detail": "x"})
     pass_time(clock, 50, one, ledger=ledger)
     assert one.claim() is None, "another is to come"
-    if comes:
-        two = join(share, clock, "two")
-        pass_time(clock, 30, one, two, ledger=ledger)
-        assert one.claim() is None, "another is there"
-        assert two.claim().epoch == 2
-    else:
-        pass_time(clock, 12, one, ledger=ledger)
-        assert one.claim().epoch == 2
+    two = join(share, clock, "two")
+    pass_time(clock, 90, one, two, ledger=ledger)
+    assert one.claim() is None, "another is there"
+    assert two.claim().epoch == 2
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_it_waits_for_nobody_when_none_has_come_for_long(share, clock, leaves):
+    ledger = make_ledger(share, clock, wanted=lambda: 3, keep=True)
+    ledger.open()
+    offer(ledger, share, 1)
+    one, other = join(share, clock, "one"), join(share, clock, "other")
+    pass_time(clock, 1, one, other, ledger=ledger)
+    claim = one.claim()
+    pass_time(clock, 70, one, other, ledger=ledger)
+    if leaves:
+        other.leave()
+    pass_time(clock, 1 if leaves else LEASE + 1, one, ledger=ledger)
+    one.fail(claim, {"detail": "x"})
+    pass_time(clock, 55, one, ledger=ledger)
+    assert one.claim() is None, "one has just gone: another may follow it"
+    pass_time(clock, 10, one, ledger=ledger)
+    one.fail(one.claim(), {"detail": "x"})
+    pass_time(clock, 1, one, ledger=ledger)
+    assert one.claim().epoch == 3
 
 
 def test_with_keep_the_third_claim_keeps_frames(share, clock):
