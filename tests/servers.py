@@ -6,13 +6,13 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from programs import installed
 
 
 class Ranges(http.server.BaseHTTPRequestHandler):
@@ -92,11 +92,9 @@ def signed_s3(folder: Path, bucket: str) -> Iterator[str]:
     """rclone's S3, which checks signatures, with a bucket, until the block ends; its URL. Who has ``KEYS`` may do all."""
     (folder / bucket).mkdir(parents=True)
     keys = ",".join(KEYS.values())
-    argv = ["rclone", "serve", "s3", "--addr", "127.0.0.1:0", "--auth-key", keys, "--config", "/dev/null", str(folder)]
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    with subprocess.Popen(
-        argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, "PATH": path}
-    ) as server:
+    options = ["--addr", "127.0.0.1:0", "--auth-key", keys, "--config", "/dev/null"]
+    argv = [installed("rclone"), "serve", "s3", *options, str(folder)]
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as server:
         try:
             said = next(line for line in server.stderr if "Starting s3 server" in line)
             yield re.search(r"http://[0-9.:]+", said)[0]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from machines import PROCESSOR, SCRIPTS
+from programs import installed
 from servers import certificate
 
 from vidcloud import boot
@@ -212,14 +213,17 @@ def test_a_machine_without_a_timer_does_not_begin(machine):
 def test_the_shell_script_is_clean(tmp_path):
     (tmp_path / "user-data").write_text(boot.as_shell_script("collector https://x [ ]"))
     done = subprocess.run(
-        ["shellcheck", "--severity=warning", tmp_path / "user-data"], capture_output=True, text=True, check=False
+        [installed("shellcheck"), "--severity=warning", tmp_path / "user-data"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout
 
 
 def test_scripts_are_clean():
     done = subprocess.run(
-        ["shellcheck", "-x", "--severity=warning", "images/ssh-access", *(f"userdata/{n}" for n in ("rc.local", "host.sh", "collector", "processor"))],
+        [installed("shellcheck"), "-x", "--severity=warning", "images/ssh-access", *(f"userdata/{n}" for n in ("rc.local", "host.sh", "collector", "processor"))],
         cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import elsewhere
 import pytest
+from programs import installed
 
 IMAGES = Path(__file__).parents[3] / "images"
 SCRIPTS = ("build", "customize", "filesystem", "register-ec2", "register-eucalyptus")
@@ -235,5 +236,5 @@ def test_the_hooks_unit_is_what_systemd_takes(tmp_path):
 
 
 def test_scripts_are_clean():
-    done = subprocess.run(["shellcheck", *SCRIPTS], cwd=IMAGES, capture_output=True, text=True, check=False)
+    done = subprocess.run([installed("shellcheck"), *SCRIPTS], cwd=IMAGES, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
