@@ -106,6 +106,8 @@ def test_the_output_is_that_of_a_serial_encode_in_two_passes(user, gates, clip, 
     assert (told["frames"], told["plane"]) == (FRAMES, "frames")
     first, reference = serial(codec)
     assert far_off(user.folder / "out.mkv") < min(0.5, far_off(first))
+    verified = user("verify", "out.mkv", "--recompute")
+    assert verified.code == 0, verified.err  # what the encoder was given; below, what it made of it
     same_frames(user.folder / "out.mkv", reference)
     assert coded(user.folder / "out.mkv") == coded(reference)
     assert frames_of(user.folder / "out.mkv")[1] == frames_of(clip)[1]
