@@ -3,11 +3,17 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import boto3
 import pytest
+from botocore.config import Config
 
 from vidcloud.metal.cobbler import Cobbler
+from vidcloud.metal.ec2.door import Door
+from vidcloud.metal.ec2.signature import AccessKey
+from vidcloud.metal.ec2.zone import Zone
 from vidcloud.metal.instances import Instances
 from vidcloud.metal.reservations import LockedReservations
 
@@ -22,6 +28,7 @@ MACHINES = {
     "spare": ("10.111.6.1", ""),
 }
 POOL = [name for name, (_, group) in MACHINES.items() if group]
+KEYS = {"ANN": AccessKey("ann's very secret", "ann"), "BOB": AccessKey("bob's very secret", "bob")}
 
 
 @pytest.fixture(scope="session")
@@ -89,3 +96,33 @@ def instances(cobbler, reservations, hosts):
         return Instances(cobbler, reservations, user, hosts.probe, poll_s=0.02, **{"power_tries": 1, **more})
 
     return make
+
+
+@pytest.fixture
+def door(cobbler, reservations, instances):
+    with Door(("127.0.0.1", 0), Zone(cobbler, reservations, instances), KEYS, timeout_s=5) as door:
+        thread = threading.Thread(target=door.serve_forever, args=(0.02,))
+        thread.start()
+        yield door
+        door.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def client(door):
+    def make(key="ANN", secret=None):
+        return boto3.client(
+            "ec2",
+            endpoint_url=door.url,
+            region_name="metal",
+            aws_access_key_id=key,
+            aws_secret_access_key=secret or KEYS[key].secret,
+            config=Config(retries={"total_max_attempts": 1}),
+        )
+
+    return make
+
+
+@pytest.fixture
+def ec2(client):
+    return client()
