@@ -42,8 +42,8 @@ def test_a_heavy_filter_scales_on_the_frames_plane_too():
 
 def test_one_machine_does_not_get_faster_with_more_nodes_than_cores():
     assert predicted("segments", 8, shared=True).bottleneck == "this machine's 2 cores"
-    two, eight = (predicted("segments", n, shared=True).seconds for n in (2, 8))
-    assert eight > 0.999 * two  # segments are cut in other places
+    two, eight = (predicted("segments", n, shared=True, keys=1).seconds for n in (2, 8))  # no frame is decoded twice
+    assert eight >= two
 
 
 def test_a_slow_share_bounds_pixels_not_segments():
