@@ -23,7 +23,8 @@ from vidcloud.errors import CloudError, UsageError
 
 PREFIX = "vidcloud_"
 _POWER_THREADS = 64
-_READ_TRIES = 3
+_TRIES = 3
+_RACES = tuple(f"<class '{name}'>" for name in ("RuntimeError", "FileExistsError", "FileNotFoundError"))
 
 
 @dataclass(frozen=True)
@@ -235,14 +236,7 @@ class Cobbler:
         return found
 
     def _read(self, method: str, *arguments: Any) -> Any:
-        for attempt in range(_READ_TRIES):
-            try:
-                return self._call(method, *arguments)
-            except CloudError as e:
-                if attempt == _READ_TRIES - 1 or isinstance(e.__cause__, xmlrpc.client.Fault):
-                    raise
-                time.sleep(0.1 * 2**attempt)
-        raise AssertionError
+        return self._call(method, *arguments, reads=True)
 
     def _authorised(self, method: str, *arguments: Any, long: bool = False) -> Any:
         """A call with a token, which is renewed once if Cobbler does not know it any more."""
@@ -260,7 +254,19 @@ class Cobbler:
                 self._token = str(self._call("login", self._login, self._password()))
             return self._token
 
-    def _call(self, method: str, *arguments: Any, long: bool = False) -> Any:
+    def _call(self, method: str, *arguments: Any, long: bool = False, reads: bool = False) -> Any:
+        """A call, made again where its threads got in each other's way; one that reads, also without an answer."""
+        for attempt in range(_TRIES):
+            try:
+                return self._call_once(method, *arguments, long=long)
+            except CloudError as e:
+                fault = e.__cause__ if isinstance(e.__cause__, xmlrpc.client.Fault) else None
+                if attempt == _TRIES - 1 or not (reads if fault is None else _is_race(fault)):
+                    raise
+                time.sleep(0.1 * 2**attempt)
+        raise AssertionError
+
+    def _call_once(self, method: str, *arguments: Any, long: bool) -> Any:
         proxies = self._local.__dict__.setdefault("proxies", {})
         if long not in proxies:
             transport = _Transport(self._timeouts[long], self._context)
@@ -356,6 +362,12 @@ def _by_name(found: Iterable[dict[str, str]]) -> list[dict[str, str]]:
 
 def _is_dead_token(fault: xmlrpc.client.Fault) -> bool:
     return "invalid token" in fault.faultString or '"token" did not have' in fault.faultString
+
+
+def _is_race(fault: xmlrpc.client.Fault) -> bool:
+    # A machine that boots makes Cobbler write its boot files, as a save does, without a lock: "dictionary changed size
+    # during iteration", "File exists". The change itself was made, but not all of these files.
+    return fault.faultString.startswith(_RACES)
 
 
 def _bare(fault: str) -> str:

@@ -87,6 +87,54 @@ def test_each_change_is_saved_and_read_back():
         cobbler.update("a", profile="other")
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "<class 'RuntimeError'>:dictionary changed size during iteration",
+        "<class 'FileExistsError'>:[Errno 17] File exists: '../system/52:54:00:00:00:00' -> '/srv/tftpboot/grub/a'",
+    ],
+)
+def test_a_change_is_saved_again_where_cobblers_threads_got_in_each_others_way(fault):
+    """Regression: a machine that booted while another was changed, as cobblerd 3.3.10 answered then."""
+    saves, state = [], machine()
+
+    def modify(handle, attribute, value, token):
+        state[attribute] = value
+        return True
+
+    def save(handle, token):
+        saves.append(handle)
+        if len(saves) <= faults:
+            raise xmlrpc.client.Fault(1, fault)
+        return True
+
+    functions = {"get_system": lambda name: state, "get_system_handle": lambda n, t: n, "login": lambda u, p: "t"}
+    with serving(**functions, modify_system=modify, save_system=save) as cobbler:
+        faults = 2
+        assert cobbler.update("a", meta={"user": "ann"}).get("user") == "ann"
+        assert saves == ["a"] * 3
+        faults = 100
+        with pytest.raises(CloudError, match=r"^Cobbler: .*(during iteration|File exists)"):
+            cobbler.update("a", meta={"user": "bob"})
+        assert saves == ["a"] * 6
+
+
+def test_what_cobbler_refuses_is_not_tried_again():
+    saves = []
+
+    def save(handle, token):
+        saves.append(handle)
+        raise xmlrpc.client.Fault(1, "<class 'cobbler.cexceptions.CX'>:'access denied'")
+
+    functions = {"get_system": lambda name: machine(), "get_system_handle": lambda n, t: n, "login": lambda u, p: "t"}
+    with (
+        serving(**functions, modify_system=lambda *a: True, save_system=save) as cobbler,
+        pytest.raises(CloudError, match="Cobbler: access denied"),
+    ):
+        cobbler.update("a", netboot=True)
+    assert saves == ["a"]
+
+
 def test_a_token_that_dies_is_renewed_once():
     logins = []
 
