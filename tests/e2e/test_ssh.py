@@ -185,7 +185,7 @@ def test_a_host_that_is_down(user, hosts, on, clip, as_locally):
     ("options", "code", "why"),
     [
         ({"python": "/usr/bin/false"}, 1, "vidcloud can't be run on .*: install vidcloud"),
-        ({"python": "/no/python"}, 1, "vidcloud can't be run on .*No such file.*: install vidcloud"),
+        ({"python": "/no/python"}, 1, "vidcloud can't be run on .*(No such file|not found).*: install vidcloud"),
         ({"share": "/no/share"}, 1, "doesn't see /no/share/jobs/j: the share must be mounted there"),
         ({"hosts": ""}, 2, "needs hosts: -o hosts=a,b,c"),
         ({"hosts": "a,a"}, 2, "stands there twice"),
