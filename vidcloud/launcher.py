@@ -141,19 +141,21 @@ class Launcher:
         # A supervisor and `scale` may both see that nodes are missing: one looks and starts at a time.
         with self._site.locked():
             before = self._job.nodes()
-            wanted = before if asked is None else asked
             if asked is not None:
                 self._want(asked)
             # Before the look that decides: there must be none between that and the start (`EC2Cloud.run_instances`).
             line = self._site.user_data("processor")
             alive = self._alive("processor")
+            # After it: who asks for more writes that down first, and of what he starts nothing is to be drained.
+            wanted = self._job.nodes() if asked is None else asked
             if len(alive) > wanted:
                 self._site.drain([i.id for i in alive[wanted:]])
             else:
                 try:
                     self._run("processor", wanted - len(alive), line)
-                except UsageError:  # more than there is room for: the supervisor must not try it as well
-                    self._want(before)
+                except UsageError:
+                    if asked is not None:  # more than there is room for: the supervisor must not try it as well
+                        self._want(before)
                     raise
             return wanted - len(alive)
 

@@ -1,10 +1,11 @@
 """The seam of the clouds: where instances come from. Each verb as in EC2."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, runtime_checkable
 
 from vidcloud.errors import UsageError
 
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
 
 Role = Literal["collector", "processor"]
 InstanceState = Literal["pending", "running", "shutting-down", "terminated"]
+_T = TypeVar("_T")
+_SHOWN_S = 5.0
+"""How long to look for the rest of a start of which a cloud shows a part, since it has last shown one more."""
+_SHOWN_POLL_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -174,6 +179,41 @@ class Destructive(Protocol):
     def overwrites(self) -> list[str]:
         """The machines that may be overwritten when instances are started, as lines for people."""
         ...
+
+
+def ordinals(text: str) -> range:
+    """Which of their role's nodes were started together: ``4+2`` are the fourth and the fifth; else empty."""
+    first, _, count = text.partition("+")
+    return range(int(first), int(first) + int(count)) if first.isdecimal() and count.isdecimal() else range(0)
+
+
+def whole_starts(
+    look: Callable[[], list[_T]], start: Callable[[_T], tuple[str, str, bool]], given_up: set[tuple[str, str]]
+) -> list[_T]:
+    """What a cloud shows, looked at again while it shows a start in part: its machines may appear one after another.
+
+    Who counts a part of a start believes that the rest is missing, and starts it once more.
+
+    Args:
+        look: lists the job's machines.
+        start: role and ordinals of a machine, and whether it is so new that others of its start may be yet to come.
+        given_up: starts, by role and ordinals, whose rest did not come; such are added.
+    """
+    before, until = 0, 0.0
+    while True:
+        found = look()
+        starts: dict[tuple[str, str], list[bool]] = {}
+        for role, told, new in map(start, found):
+            starts.setdefault((role, told), []).append(new)
+        parts = {k: len(new) for k, new in starts.items() if all(new) and len(new) < len(ordinals(k[1]))}
+        if not parts.keys() - given_up:
+            return found
+        if (shown := sum(parts.values())) != before:
+            before, until = shown, time.monotonic() + _SHOWN_S
+        elif time.monotonic() > until:
+            given_up.update(parts)
+            return found
+        time.sleep(_SHOWN_POLL_S)
 
 
 def orphans(

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from vidcloud import boot, log
-from vidcloud.clouds.base import Instance, Machine, Role
+from vidcloud.clouds.base import Instance, Machine, Role, ordinals, whole_starts
 from vidcloud.clouds.prices import PRICED, dollars_an_hour
 from vidcloud.clouds.settings import EC2Settings
 from vidcloud.errors import CloudError, UsageError
@@ -82,6 +82,7 @@ class EC2Cloud:
         self._new: dict[str, tuple[float, Machine]] = {}
         self._without: set[str] = set()
         self._seen: list[Machine] | None = None
+        self._parts: set[tuple[str, str]] = set()
         self._checked = False
         self._volumes: dict[str, int] = {}
         self.notes: list[str] = []
@@ -132,7 +133,7 @@ class EC2Cloud:
         # As whoever asks saw it: another launcher that sees the same names the same nodes, and they are started once.
         before = self._seen if self._seen is not None else self._machines()
         kinds = self._affordable(role, count, [m.kind for m in before if m.instance.alive])
-        first = 1 + max((_last_ordinal(m) for m in before if m.instance.role == role), default=0)
+        first = max((ordinals(m.ordinals).stop for m in before if m.instance.role == role), default=0) or 1
         for _ in range(_SPENT_MOST):
             try:
                 answer = self._start_somewhere(role, user_data, first, count, kinds)
@@ -149,7 +150,9 @@ class EC2Cloud:
 
     def describe_instances(self) -> list[Instance]:
         """All instances of the job, by their tags; those that ended as long as the cloud remembers them."""
-        self._seen = self._machines()
+        self._seen = whole_starts(
+            self._machines, lambda m: (m.instance.role, m.ordinals, m.instance.state == "pending"), self._parts
+        )
         return [m.instance for m in self._seen]
 
     def terminate_instances(self, ids: Sequence[str], *, drain: bool = False) -> None:
@@ -470,10 +473,10 @@ class EC2Cloud:
         found, most = [], 0
         for raw in self._describe([{"Name": f"tag:{_TAG}job", "Values": [self._job]}]):
             tags = _tags(raw)
-            begin, _, count = tags.get(f"{_TAG}ordinals", "").partition("+")
-            if tags.get(f"{_TAG}role") == role and begin == str(first) and count.isdecimal():
+            started = ordinals(tags.get(f"{_TAG}ordinals", ""))
+            if tags.get(f"{_TAG}role") == role and started and started.start == first:
                 found.append(raw)
-                most = max(most, int(count))
+                most = max(most, len(started))
         alive = sorted(
             (raw for raw in found if raw["State"]["Name"] in ("pending", "running")),
             key=lambda raw: (raw["LaunchTime"], raw["InstanceId"]),
@@ -694,7 +697,7 @@ def connect(settings: EC2Settings, attempts: int = 5) -> Any:
 def _age(machine: Machine) -> tuple[float, str, int, str]:
     """Oldest first; the API tells whole seconds."""
     i = machine.instance
-    return i.launched, i.role, _last_ordinal(machine), i.id
+    return i.launched, i.role, ordinals(machine.ordinals).stop, i.id
 
 
 class _SpentTokenError(Exception):
@@ -724,11 +727,6 @@ def _admitted(permission: dict[str, Any]) -> set[tuple[str, int | None, str]]:
 
 def _tags(raw: dict[str, Any]) -> dict[str, str]:
     return {t["Key"]: t["Value"] for t in raw.get("Tags", ())}
-
-
-def _last_ordinal(machine: Machine) -> int:
-    first, _, count = machine.ordinals.partition("+")
-    return int(first) + int(count) - 1 if first.isdecimal() and count.isdecimal() else 0
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vidcloud.clouds.base import Instance, InstanceState, Machine, Role
+from vidcloud.clouds.base import Instance, InstanceState, Machine, Role, ordinals, whole_starts
 from vidcloud.clouds.settings import MetalSettings
 from vidcloud.errors import CloudError, EndedError, UsageError
 from vidcloud.metal.cobbler import System, choose
@@ -54,6 +54,7 @@ class MetalCloud:
         self._looked = -_LOOK_S
         self._off: set[str] = set()
         self._seen: list[System] | None = None
+        self._parts: set[tuple[str, str]] = set()
 
     # -- what launchers ask --------------------------------------------------------------------------------------------
 
@@ -100,7 +101,7 @@ class MetalCloud:
         before = self._systems() if self._seen is None else self._seen
         if other := next((s.get("user") for s in before if s.get("user") != self._with.config.user), ""):
             raise UsageError(f"the job {self._job} is {other}'s, not {self._with.config.user}'s")
-        first = 1 + max((_last_ordinal(s.get("ordinals")) for s in before if s.get("role") == role), default=0)
+        first = max((ordinals(s.get("ordinals")).stop for s in before if s.get("role") == role), default=0) or 1
         tags = {
             "job": self._job,
             "role": role,
@@ -134,7 +135,10 @@ class MetalCloud:
 
     def describe_instances(self) -> list[Instance]:
         """The job's machines, as Cobbler has them. One's own that went off by themselves are given back."""
-        systems = self._seen = self._systems()
+        # Machines are reserved one by one, and only then installed.
+        systems = self._seen = whole_starts(
+            self._systems, lambda s: (s.get("role"), s.get("ordinals"), s.get("state") == "reserved"), self._parts
+        )
         states = {i.name: i.state for i in self._instances.look(systems, again=False)}
         now = time.monotonic()
         if now - self._looked >= _LOOK_S:
@@ -327,11 +331,6 @@ def _id(system: System) -> str:
 
 def _age(instance: Instance) -> tuple[float, str, str]:
     return instance.launched, instance.role, instance.id
-
-
-def _last_ordinal(ordinals: str) -> int:
-    first, _, count = ordinals.partition("+")
-    return int(first) + int(count) - 1 if first.isdecimal() and count.isdecimal() else 0
 
 
 def _number(text: str) -> float:

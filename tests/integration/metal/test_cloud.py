@@ -1,6 +1,8 @@
 """The metal cloud as a launcher uses it, on hosts that boot, through a real cobblerd."""
 
 import base64
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -123,6 +125,32 @@ def test_a_machine_that_is_rebooted_is_the_same_instance(job, hosts, cobbler, mo
     assert [(i.id, i.state) for i in cloud.describe_instances()] == [(before.id, "running")]
     assert cobbler.system("node01").get("line") == line
     assert hosts.fetched == [("node01", "debian")]
+
+
+def test_who_looks_while_machines_are_being_reserved_sees_all_or_none(job, hosts, cobbler, monkeypatch):
+    """Regression: a supervisor saw one of the two machines that `scale` had asked for, and asked for another."""
+    cloud, update, systems = job(groups=("test01",)), cobbler.update, cobbler.systems
+    reserved, seen = threading.Event(), threading.Event()
+
+    def reserves(name, **change):
+        if name == "node02" and not reserved.is_set():
+            reserved.set()
+            assert seen.wait(30)
+        return update(name, **change)
+
+    def looks():
+        found = systems()
+        if reserved.is_set():
+            seen.set()
+        return found
+
+    monkeypatch.setattr(cobbler, "update", reserves)
+    with ThreadPoolExecutor(1) as pool:
+        started = pool.submit(cloud.run_instances, "processor", LINE, 2)
+        assert reserved.wait(30)
+        monkeypatch.setattr(cobbler, "systems", looks)
+        assert set(states(job(groups=("test01",)))) == {"10.111.5.1", "10.111.5.2"}
+        assert len(started.result()) == 2
 
 
 def test_what_is_encrypted_is_shown_before(job):

@@ -247,6 +247,40 @@ def test_two_launchers_that_saw_the_same_nodes_missing_start_them_once():
     assert [p["ClientToken"] for p in api.started] == ["j-processor-1-0", "j-processor-1-0", "j-processor-2-0"]
 
 
+def test_a_launcher_that_sees_half_of_anothers_start_looks_again():
+    """Else it took the other half for missing, and started it once more."""
+    api, looks = Api(), []
+    one, other = cloud(api), cloud(api)
+    first = one.run_instances("processor", LINE, 2)
+
+    def paginate(**_):
+        looks.append(len(looks))
+        return [{"Reservations": [{"Instances": api.instances[: 1 if len(looks) < 3 else 2]}]}]
+
+    api.paginate = paginate
+    assert [i.id for i in other.describe_instances()] == [i.id for i in first]
+    assert len(looks) == 3
+
+
+def test_a_start_whose_rest_does_not_come_is_waited_for_once(monkeypatch):
+    monkeypatch.setattr("vidcloud.clouds.base._SHOWN_S", 0.0)
+    api, looks = Api(), []
+    cloud(api).run_instances("processor", LINE, 2)
+    lost, other, usual = api.instances.pop(), cloud(api), api.paginate
+    api.paginate = lambda **_: looks.append(0) or usual()
+    for least, most in ((2, 3), (1, 1)):
+        looks.clear()
+        assert [i.id for i in other.describe_instances()] == ["i-0"]
+        assert least <= len(looks) <= most
+    # A part of which one runs is no start in the making, and one whose machines are all there neither.
+    api.instances[0]["State"] = {"Name": "running"}
+    for instances in (api.instances, [*api.instances, lost]):
+        api.instances = instances
+        looks.clear()
+        assert len(cloud(api).describe_instances()) == len(instances)
+        assert len(looks) == 1
+
+
 def test_a_token_of_machines_that_are_long_forgotten_is_not_tried_again():
     spent = {"j-processor-1-0", "j-processor-2-0"}
     api = Api(lambda p: ("IdempotentParameterMismatch", "used") if p["ClientToken"] in spent else None)

@@ -150,6 +150,27 @@ def test_scale_tells_what_it_changed_although_a_supervisor_was_faster(tmp_path):
     assert Launcher(ShareSite(job, QuickCloud())).scale(3) == 2
 
 
+def test_a_supervisor_drains_nothing_that_scale_starts_while_it_looks(tmp_path):
+    from vidcloud.clouds.base import Instance
+    from vidcloud.launcher import Launcher
+    from vidcloud.sites import ShareSite
+
+    job = jobs.create(tmp_path, spec())
+    job.write_nodes(1)
+    drained = []
+
+    class SlowCloud:
+        def describe_instances(self):
+            job.write_nodes(3)  # `scale` on a cloud whose launchers have no lock in common
+            return [Instance(f"p{n}", "processor", "running", "", 0.0) for n in range(3)]
+
+        def terminate_instances(self, ids, *, drain):
+            drained.extend(ids)
+
+    assert Launcher(ShareSite(job, SlowCloud()))._reconcile() == 0
+    assert drained == []
+
+
 def test_a_job_that_nobody_looks_after_is_not_watched_for_ever(tmp_path, monkeypatch):
     """Regression: `resume` took a collector that was just dying for alive, and then watched for ever."""
     from vidcloud import launcher
