@@ -24,7 +24,7 @@ from vidcloud.errors import CloudError, UsageError
 PREFIX = "vidcloud_"
 _POWER_THREADS = 64
 _TRIES = 3
-_RACES = tuple(f"<class '{name}'>" for name in ("RuntimeError", "FileExistsError", "FileNotFoundError"))
+_RACES = tuple(f"<class '{name}'>" for name in ("RuntimeError", "FileExistsError"))
 
 
 @dataclass(frozen=True)
@@ -255,7 +255,7 @@ class Cobbler:
             return self._token
 
     def _call(self, method: str, *arguments: Any, long: bool = False, reads: bool = False) -> Any:
-        """A call, made again where its threads got in each other's way; one that reads, also without an answer."""
+        """A call, made again where threads of Cobbler's collided; one that reads, also where no answer came."""
         for attempt in range(_TRIES):
             try:
                 return self._call_once(method, *arguments, long=long)
